@@ -1,0 +1,165 @@
+"""InstantID as the loader sees it. Upstream: InstantID/InstantID (Apache-2.0 code), arXiv 2401.07519."""
+
+from loader.spec import (
+    Activation,
+    AdapterSpec,
+    Component,
+    CpuOnly,
+    KeepFp32,
+    Licence,
+    Source,
+    Variant,
+    Weights,
+    Work,
+)
+
+APACHE = Licence("Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0")
+INSTANTID = Licence(
+    "InstantID research terms",
+    "https://github.com/InstantID/InstantID#disclaimer",
+    commercial=False,
+    accept=True,
+    note="the authors ask for non-commercial research use of these checkpoints",
+)
+INSIGHTFACE = Licence(
+    "InsightFace model terms",
+    "https://github.com/deepinsight/insightface#license",
+    commercial=False,
+    accept=True,
+    note="non-commercial research only",
+)
+OPENRAIL = Licence("CreativeML Open RAIL++-M", "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0")
+ANTELOPE = "https://github.com/deepinsight/insightface/releases/download/v0.7/antelopev2.zip"
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+
+FACE_ANALYSIS = Component(
+    name="face_analysis",
+    stage="face",
+    n_params=69_500_000,
+    dtypes=("fp32",),
+    activation=Activation(fixed=150 * 2**20, per_pixel=0.0),
+    work=Work(50.0, 0.0, per="run", efficiency=0.5),
+    on_cpu=True,
+)
+FACE_PROJECTION = Component(
+    name="face_projection",
+    stage="face",
+    n_params=81_978_624,
+    dtypes=("fp32",),
+    activation=Activation(fixed=4 * 2**20, per_pixel=0.0),
+    work=Work(3.0, 0.0, per="run", efficiency=0.3),
+)
+TEXT_ENCODER = Component(
+    name="text_encoder",
+    stage="text",
+    n_params=123_060_480,
+    dtypes=("fp16", "bf16", "fp32"),
+    activation=Activation(fixed=32 * 2**20, per_pixel=0.0),
+    work=Work(40.0, 0.0, per="run"),
+)
+TEXT_ENCODER_2 = Component(
+    name="text_encoder_2",
+    stage="text",
+    n_params=694_659_840,
+    dtypes=("fp16", "bf16", "fp32"),
+    activation=Activation(fixed=64 * 2**20, per_pixel=0.0),
+    work=Work(220.0, 0.0, per="run"),
+)
+# Guidance doubles the batch: figures are for the pair of conditional and unconditional.
+IDENTITY_NET = Component(
+    name="identity_net",
+    stage="denoise",
+    n_params=1_251_014_160,
+    dtypes=("fp16", "bf16", "fp32"),
+    activation=Activation(fixed=64 * 2**20, per_pixel=1600.0),
+    work=Work(0.0, 5_270.0, per="step", per_megapixel2=350.0),
+    repeated_block="BasicTransformerBlock",
+    block_count=34,
+    compile="blocks",
+)
+UNET = Component(
+    name="unet",
+    stage="denoise",
+    n_params=2_567_463_684 + 340_787_200,
+    dtypes=("fp16", "bf16", "fp32"),
+    activation=Activation(fixed=128 * 2**20, per_pixel=3200.0),
+    work=Work(0.0, 12_000.0, per="step", per_megapixel2=880.0),
+    repeated_block="BasicTransformerBlock",
+    block_count=70,
+    compile="blocks",
+)
+# SDXL's VAE overflows fp16 in its decoder (activations above 65,504), so fp16 is not on its list.
+VAE = Component(
+    name="vae",
+    stage="decode",
+    n_params=83_653_863,
+    dtypes=("bf16", "fp32"),
+    activation=Activation(fixed=64 * 2**20, per_pixel=8800.0, max_items=1),
+    work=Work(0.0, 9_985.0, per="item", efficiency=0.4),
+    keep_fp32=(KeepFp32("decoder.conv_norm_out", "variance of activations in the tens of thousands"),),
+    channels_last=True,
+)
+
+
+def _hub(repository: str, file: str, size_bytes: int, licence: Licence, fills: tuple[str, ...]) -> Weights:
+    name = f"{repository.split('/')[-1]}/{file}"
+    return Weights(name, (Source("hub", repository, file),), size_bytes, licence, fills=fills)
+
+
+PUBLISHED = Variant(
+    name="sdxl",
+    title="SDXL with IdentityNet",
+    components=(FACE_ANALYSIS, FACE_PROJECTION, TEXT_ENCODER, TEXT_ENCODER_2, IDENTITY_NET, UNET, VAE),
+    weights=(
+        Weights(
+            "scrfd_10g_bnkps.onnx",
+            (Source("url", ANTELOPE, member="scrfd_10g_bnkps.onnx"),),
+            16_923_827,
+            INSIGHTFACE,
+            fills=("face_analysis",),
+        ),
+        Weights(
+            "glintr100.onnx",
+            (Source("url", ANTELOPE, member="glintr100.onnx"),),
+            260_665_334,
+            INSIGHTFACE,
+            fills=("face_analysis",),
+        ),
+        _hub("InstantX/InstantID", "ip-adapter.bin", 1_691_134_141, INSTANTID, ("face_projection", "unet")),
+        _hub(
+            "InstantX/InstantID",
+            "ControlNetModel/diffusion_pytorch_model.safetensors",
+            2_502_139_104,
+            INSTANTID,
+            ("identity_net",),
+        ),
+        _hub(SDXL, "unet/diffusion_pytorch_model.fp16.safetensors", 5_135_149_760, OPENRAIL, ("unet",)),
+        _hub(SDXL, "text_encoder/model.fp16.safetensors", 246_144_152, OPENRAIL, ("text_encoder",)),
+        _hub(SDXL, "text_encoder_2/model.fp16.safetensors", 1_389_382_176, OPENRAIL, ("text_encoder_2",)),
+        _hub(SDXL, "vae/diffusion_pytorch_model.safetensors", 334_643_276, OPENRAIL, ("vae",)),
+    ),
+    sizes=((1024, 1024), (768, 768), (640, 640), (512, 512)),
+    size_multiple=64,
+    steps=30,
+    input_range=(512, 2048),
+    savers=("vae_tiling",),
+    saver_factor=0.45,
+)
+
+SPEC = AdapterSpec(
+    name="instantid",
+    title="InstantID",
+    task="One face, any style",
+    variants=(PUBLISHED,),
+    default="sdxl",
+    cpu_only=CpuOnly("sdxl", (512, 512), 8),
+    smaller=("sdxl",),
+    code_licence=APACHE,
+    upstream="InstantID/InstantID",
+    endpoint="/identity",
+    max_drift=0.05,
+    drift_metric="mean absolute difference of the decoded picture, 0..1",
+    max_batch=4,
+    target_seconds=900.0,
+    consent=True,
+)

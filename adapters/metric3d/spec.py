@@ -1,0 +1,131 @@
+"""Metric3D as the loader sees it. Upstream: YvanYin/Metric3D (BSD-2), arXiv 2404.15506."""
+
+from loader.spec import (
+    Activation,
+    AdapterSpec,
+    Component,
+    CpuOnly,
+    KeepFp32,
+    Licence,
+    Size,
+    Source,
+    Variant,
+    Weights,
+    Work,
+)
+
+BSD = Licence("BSD-2-Clause", "https://opensource.org/license/bsd-2-clause")
+WEIGHTS_LICENCE = Licence(
+    "BSD-2-Clause", "https://huggingface.co/JUGGHM/Metric3D", note="as stated on the authors' card"
+)
+# 616×1064 is what the networks were trained at; the smaller ones are multiples of 28 of about the same aspect.
+VIT_SIZES: tuple[Size, ...] = ((616, 1064), (476, 840), (392, 672), (280, 476), (196, 336))
+CONVNEXT_SIZES: tuple[Size, ...] = ((544, 1216), (416, 928), (320, 704))
+DEPTH_BINS = KeepFp32("decoder", "depth bins span 0.1 to 200 m: bf16's eight bits step by half a metre at 100 m")
+
+
+def _vit(
+    n_params: int, blocks: int, fixed: float, linear: float, quadratic: float, bytes_per_pixel: float
+) -> Component:
+    return Component(
+        name="depth_model",
+        stage="depth",
+        n_params=n_params,
+        dtypes=("bf16", "fp16", "fp32"),
+        activation=Activation(fixed=32 * 2**20, per_pixel=bytes_per_pixel),
+        work=Work(fixed, linear, per="item", per_megapixel2=quadratic, efficiency=0.6),
+        keep_fp32=(DEPTH_BINS,),
+        repeated_block="Block",
+        block_count=blocks,
+        compile="blocks",
+    )
+
+
+def _convnext(n_params: int, linear: float, bytes_per_pixel: float) -> Component:
+    return Component(
+        name="depth_model",
+        stage="depth",
+        n_params=n_params,
+        dtypes=("bf16", "fp16", "fp32"),
+        activation=Activation(fixed=32 * 2**20, per_pixel=bytes_per_pixel),
+        work=Work(0.0, linear, per="item", efficiency=0.5),
+        keep_fp32=(DEPTH_BINS,),
+        channels_last=True,
+        compile="whole",
+    )
+
+
+def _published(name: str, title: str, component: Component, file: str, size_bytes: int) -> Variant:
+    vit = name.startswith("vit")
+    weights = Weights(
+        file,
+        (Source("hub", "JUGGHM/Metric3D", file),),
+        size_bytes,
+        WEIGHTS_LICENCE,
+        fills=("depth_model",),
+        key="model_state_dict",
+        bytes_exact=name == "vit_small",
+    )
+    return Variant(
+        name,
+        title,
+        (component,),
+        (weights,),
+        VIT_SIZES if vit else CONVNEXT_SIZES,
+        size_multiple=28 if vit else 32,
+        input_range=(56, 1540) if vit else (64, 1600),
+    )
+
+
+VIT_SMALL = _published(
+    "vit_small",
+    "ViT-Small with RAFT-DPT",
+    _vit(37_495_627, 12, 0.0, 720.0, 480.0, 1100.0),
+    "metric_depth_vit_small_800k.pth",
+    150_120_967,
+)
+VIT_LARGE = _published(
+    "vit_large",
+    "ViT-Large with RAFT-DPT",
+    _vit(411_943_451, 24, 0.0, 7_000.0, 2_600.0, 2600.0),
+    "metric_depth_vit_large_800k.pth",
+    1_647_900_000,
+)
+VIT_GIANT2 = _published(
+    "vit_giant2",
+    "ViT-giant2 with RAFT-DPT",
+    _vit(1_377_677_403, 40, 0.0, 19_000.0, 6_400.0, 4000.0),
+    "metric_depth_vit_giant2_800k.pth",
+    5_510_900_000,
+)
+CONVNEXT_TINY = _published(
+    "convnext_tiny",
+    "ConvNeXt-Tiny with hourglass, outdoor scenes",
+    _convnext(30_931_634, 420.0, 700.0),
+    "convtiny_hourglass_v1.pth",
+    123_800_000,
+)
+CONVNEXT_LARGE = _published(
+    "convnext_large",
+    "ConvNeXt-Large with hourglass",
+    _convnext(203_243_090, 1_700.0, 1100.0),
+    "convlarge_hourglass_0.3_150_step750k_v1.1.pth",
+    813_100_000,
+)
+
+SPEC = AdapterSpec(
+    name="metric3d",
+    title="Metric3D",
+    task="Measure depth",
+    variants=(VIT_SMALL, VIT_LARGE, VIT_GIANT2, CONVNEXT_TINY, CONVNEXT_LARGE),
+    default="vit_small",
+    cpu_only=CpuOnly("vit_small", (616, 1064), 1),
+    smaller=("vit_giant2", "vit_large", "vit_small"),
+    code_licence=BSD,
+    upstream="YvanYin/Metric3D",
+    endpoint="/depth",
+    max_drift=0.02,
+    drift_metric="mean relative depth difference",
+    max_batch=8,
+    target_seconds=6.0,
+)

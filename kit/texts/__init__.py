@@ -1,0 +1,61 @@
+"""Prose for what the loader decided, in the reader's language. No gradio here: the command line speaks it too."""
+
+import string
+from collections.abc import Mapping
+from types import ModuleType
+
+from loader.decision import Decision
+from loader.errors import AnyhostError, DoesNotFitError
+from kit.texts import en
+
+LANGUAGES: Mapping[str, ModuleType] = {"en": en}
+PROVENANCE_OF: Mapping[str, str] = en.PROVENANCE
+EVENTS_OF: Mapping[str, str] = en.EVENTS
+
+
+class _Gaps(dict[str, object]):
+    """A missing figure shows as a dash instead of losing the whole sentence."""
+
+    def __missing__(self, key: str) -> str:
+        return "–"
+
+
+def _fill(template: str, decision: Decision) -> str:
+    values = _Gaps(decision.params)
+    values.update(subject=decision.subject, wanted=decision.wanted, got=decision.got)
+    return string.Formatter().vformat(template, (), values)
+
+
+def why(decision: Decision, language: str = "en") -> str:
+    """Why the decision was taken, with its figures."""
+    return _fill(LANGUAGES[language].RULES[decision.rule], decision)
+
+
+def flips_when(decision: Decision, language: str = "en") -> str:
+    """What would change the answer, or an empty text."""
+    if not decision.flips:
+        return ""
+    return _fill(LANGUAGES[language].FLIPS[decision.flips], decision)
+
+
+def refusal(decision: Decision, language: str = "en") -> str:
+    """A refused wish or a request that does not fit, as one sentence with the remedy."""
+    texts = LANGUAGES[language]
+    if decision.rule in ("does_not_fit", "nothing_fits", "nothing_left"):
+        return _fill(texts.RULES[decision.rule], decision) + "."
+    template = texts.REFUSED_NEAREST if decision.params.get("nearest") else texts.REFUSED
+    values = _Gaps(decision.params)
+    values.update(subject=decision.subject, wanted=decision.wanted, why=why(decision, language))
+    return string.Formatter().vformat(template, (), values)
+
+
+def error_text(error: AnyhostError, language: str = "en") -> str:
+    """An error as the user should read it."""
+    if isinstance(error, DoesNotFitError) and error.decision is not None:
+        return refusal(error.decision, language)
+    return str(error)
+
+
+def stage(name: str, detail: Mapping[str, object], language: str = "en") -> str:
+    """What a step is doing."""
+    return string.Formatter().vformat(LANGUAGES[language].STAGES[name], (), _Gaps(detail))

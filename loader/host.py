@@ -1,0 +1,180 @@
+"""What a machine is, as facts: probed once, or one of the named hosts, or a JSON file.
+
+Nothing here asks the machine; ``loader.probe`` does. Bytes are bytes, rates are GFLOP/s, bandwidths GB/s.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from loader.codec import from_plain, to_plain
+from loader.errors import InputError
+
+GIB = 2**30
+Dtype = Literal["fp32", "fp16", "bf16", "int8"]
+Kind = Literal["cuda", "rocm", "mps", "xpu", "fake"]
+Platform = Literal["local", "spaces", "zerogpu"]
+RateSource = Literal["measured", "vendor", "estimated"]
+
+NAMED_HOSTS = Path(__file__).with_name("hosts")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How fast products of one dtype run, in GFLOP/s (GOP/s for int8), and where the figure comes from."""
+
+    gflops: float
+    source: RateSource = "vendor"
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The processor this process may really use.
+
+    Attributes:
+        cores: usable cores (affinity and cgroup quota applied).
+        isa: instruction sets by CPUID: avx2, avx512, avx512_bf16, avx512_fp16, avx_vnni, amx_bf16, amx_int8,
+            neon, arm_bf16, …
+        limits: what the environment imposes ("ONEDNN_MAX_CPU_ISA=AVX2"), empty when nothing does.
+        effective_isa: ``isa`` after ``limits``: what products really use.
+        rates: per dtype, matrix products on all usable cores.
+        bf16_convolution_ratio: fp32 time over bf16 time of a timed convolution, 0 when not timed.
+    """
+
+    name: str
+    cores: int
+    isa: tuple[str, ...]
+    effective_isa: tuple[str, ...]
+    rates: Mapping[str, Rate]
+    limits: tuple[str, ...] = ()
+    arch: str = "x86_64"
+    bandwidth_gbs: float = 20.0
+    bf16_convolution_ratio: float = 0.0
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """One device beside the CPU.
+
+    Attributes:
+        device: how torch calls it ("cuda:0").
+        arch: "sm_75", "gfx942", "apple-m2", "xe-hpg"; what the wheel must carry code for.
+        memory_bytes: the device's size (a cap set for the process counts as the size).
+        free_bytes: what a new allocation may take, the allocator's own cache included.
+        unified: device memory is host memory (Apple, Jetson, integrated): counted once.
+        native: dtypes its arithmetic has in hardware; emulation does not count.
+        broken: dtypes known to give NaN on this card (GTX 16xx in fp16).
+        link_gbs: host to device copy bandwidth.
+        runs_code: a kernel was launched and answered; None when it could not be tried.
+    """
+
+    device: str
+    kind: Kind
+    name: str
+    arch: str
+    memory_bytes: int
+    free_bytes: int
+    native: tuple[Dtype, ...]
+    rates: Mapping[str, Rate]
+    bandwidth_gbs: float
+    link_gbs: float = 12.0
+    unified: bool = False
+    broken: tuple[Dtype, ...] = ()
+    multiprocessors: int = 0
+    runs_code: bool | None = None
+
+
+@dataclass(frozen=True)
+class Host:
+    """One machine.
+
+    Attributes:
+        name: "this machine" when probed, else the named host's file name.
+        ram_bytes: memory the process may use in all (cgroup limits applied); free_ram_bytes of it now.
+        wheel_archs: architectures the installed torch carries code for; empty means not known.
+        compiler: a C++ compiler that torch.compile can use is present.
+        platform: where it runs; zerogpu means emulated CUDA in this process and a real card in forked workers.
+        sources: where each figure comes from, by field.
+    """
+
+    name: str
+    title: str
+    cpu: Cpu
+    ram_bytes: int
+    free_ram_bytes: int
+    accelerators: tuple[Accelerator, ...] = ()
+    disk_free_bytes: int = 50 * GIB
+    disk_gbs: float = 1.0
+    wheel_archs: tuple[str, ...] = ()
+    compiler: bool = False
+    platform: Platform = "local"
+    system: str = "linux"
+    torch: str = ""
+    python: str = ""
+    probed: bool = False
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def accelerator(self, device: str) -> Accelerator | None:
+        """The accelerator called ``device``, or None (also for "cpu")."""
+        return next((a for a in self.accelerators if a.device == device), None)
+
+
+def host_names() -> tuple[str, ...]:
+    """Names of the hosts that ship with the loader, in alphabetical order."""
+    return tuple(sorted(path.stem for path in NAMED_HOSTS.glob("*.json")))
+
+
+def load_host(name_or_file: str) -> Host:
+    """A named host, or one described by a JSON file.
+
+    Raises:
+        InputError: no such host or file, or the file does not describe a host.
+    """
+    path = Path(name_or_file) if name_or_file.endswith(".json") else NAMED_HOSTS / f"{Path(name_or_file).name}.json"
+    if not path.is_file():
+        raise InputError(f"no host {name_or_file!r}: give a .json file or one of {', '.join(host_names())}")
+    return host_from_json(path.read_text(encoding="utf-8"), where=path.name)
+
+
+def host_from_json(text: str, *, where: str = "host") -> Host:
+    """The host described by ``text``.
+
+    Raises:
+        InputError: the text is not JSON or not a host; the message names the field.
+    """
+    try:
+        host = from_plain(Host, json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} does not describe a host: {error}") from error
+    _check(host, where)
+    return host
+
+
+def host_to_json(host: Host) -> str:
+    """``host`` as a JSON text that ``host_from_json`` reads back."""
+    return json.dumps(to_plain(host), indent=1, ensure_ascii=False) + "\n"
+
+
+def with_memory(host: Host, device_bytes: int) -> Host:
+    """``host`` with its first accelerator's memory (or, without one, its RAM) set and wholly free."""
+    if not host.accelerators:
+        return replace(host, ram_bytes=device_bytes, free_ram_bytes=device_bytes)
+    first = replace(host.accelerators[0], memory_bytes=device_bytes, free_bytes=device_bytes)
+    return replace(host, accelerators=(first, *host.accelerators[1:]))
+
+
+def _check(host: Host, where: str) -> None:
+    positive = {
+        "ram_bytes": host.ram_bytes,
+        "cpu.cores": host.cpu.cores,
+        **{f"{a.device}.memory_bytes": a.memory_bytes for a in host.accelerators},
+    }
+    wrong = [f"{name}={value}" for name, value in positive.items() if value <= 0]
+    rates = {**host.cpu.rates, **{k: r for a in host.accelerators for k, r in a.rates.items()}}
+    wrong += [f"rates.{name}={rate.gflops}" for name, rate in rates.items() if not rate.gflops > 0]
+    if "fp32" not in host.cpu.rates:
+        wrong.append("cpu.rates.fp32 is missing")
+    if wrong:
+        raise InputError(f"{where} does not describe a host: {', '.join(wrong)} (figures must be above zero)")

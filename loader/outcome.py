@@ -1,0 +1,89 @@
+"""What passes between a pipeline, the engine and whoever shows the run."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from loader.errors import Cancelled
+
+if TYPE_CHECKING:
+    from loader.plan import Plan
+
+
+class Cancel:
+    """A Stop that is noticed between units of work."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def request(self) -> None:
+        self._event.set()
+
+    @property
+    def requested(self) -> bool:
+        return self._event.is_set()
+
+    def check(self) -> None:
+        """Leave if Stop was pressed.
+
+        Raises:
+            Cancelled: it was.
+        """
+        if self.requested:
+            raise Cancelled("stopped")
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress: ``index`` of ``total`` in ``stage`` (a text id) is done; ``preview`` is whatever can be shown."""
+
+    stage: str
+    index: int
+    total: int
+    seconds_left: float | None = None
+    preview: Any = None
+    detail: Mapping[str, str | int | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The smallest piece of work that can be run again alone.
+
+    A pipeline yields it and is sent what ``run`` returned. ``run`` is given the plan in force, because a retry may
+    come with another batch or precision; it must not change anything outside itself before it returns.
+    """
+
+    name: str
+    component: str
+    run: "Callable[[Plan], Any]"
+
+
+@dataclass(frozen=True)
+class TraceEntry:
+    """Something that did not go as first planned.
+
+    Attributes:
+        unit: which piece of work.
+        event: what happened ("out_of_memory", "not_finite", "weights_unavailable", …).
+        why: the error's own words, shortened.
+        plan_change: what the next plan does differently, "" when it was only tried again.
+    """
+
+    unit: str
+    event: str
+    why: str
+    plan_change: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gave and what it took. ``outputs`` are the adapter's own values."""
+
+    outputs: tuple[Any, ...]
+    plan: "Plan"
+    trace: tuple[TraceEntry, ...] = ()
+    seconds: float = 0.0
+    load_seconds: float = 0.0
+    peak_bytes: Mapping[str, int] = field(default_factory=dict)
+    weights: str = ""

@@ -1,0 +1,152 @@
+"""Carrying out a placement: fuse, cast, lay out, move, hook, compile. Decides nothing.
+
+Order matters: folding norms into convolutions sums products and must happen before precision is lost; the cast must
+happen before the move, so that no fp32 copy ever reaches the device.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loader.errors import RunError
+from loader.plan import Placement
+from loader.weights import cast_in_place
+
+TORCH_DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def place(module: nn.Module, placement: Placement, own_edges: Iterable[str] = ()) -> nn.Module:
+    """Make ``module`` what ``placement`` says.
+
+    Args:
+        module: freshly loaded, on the CPU, in the checkpoint's precision.
+        placement: from a plan.
+        own_edges: those of ``placement.keep_fp32`` that cast their inputs and outputs themselves.
+
+    Returns:
+        The module to call: the same one, compiled in place where the placement asks for it.
+    """
+    module.eval().requires_grad_(requires_grad=False)
+    merge = getattr(module, "merge", None)
+    if placement.fuse and merge is not None:
+        merge()
+    storage, compute = TORCH_DTYPES[placement.storage_dtype], TORCH_DTYPES[placement.compute_dtype]
+    islands = placement.keep_fp32
+    cast_in_place(module, lambda name: torch.float32 if in_part(name, islands) else storage)
+    if placement.memory_format == "channels_last":
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if placement.residency == "resident" or placement.device == "cpu":
+        module.to(torch.device(placement.device))
+    for path in placement.keep_fp32:
+        if path not in set(own_edges):
+            island_edges(module.get_submodule(path), compute)
+    if storage != compute:
+        compute_above_storage(module, compute, skip=_islands(module, islands))
+    if placement.compile != "none":
+        compile_in_place(module, placement)
+    return module
+
+
+def in_part(name: str, paths: Iterable[str]) -> bool:
+    """Whether a parameter's full name lies in one of the submodules called ``paths``."""
+    return any(name == path or name.startswith(f"{path}.") for path in paths)
+
+
+def island_edges(module: nn.Module, outside: torch.dtype) -> None:
+    """Let ``module`` compute in fp32 amid a lower precision: inputs up on the way in, outputs down on the way out."""
+
+    def up(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return _map(args, torch.float32), _map(kwargs, torch.float32)
+
+    def down(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        return _map(output, outside)
+
+    module.register_forward_pre_hook(up, with_kwargs=True)
+    module.register_forward_hook(down)
+
+
+def compute_above_storage(module: nn.Module, compute: torch.dtype, skip: set[nn.Module]) -> None:
+    """Keep parameters in their storage dtype and cast each layer's up only while it computes.
+
+    The stored tensors are kept aside and put back, never cast back: nothing is rounded twice.
+    """
+    for layer in module.modules():
+        if layer in skip or not any(p.is_floating_point() for p in layer.parameters(recurse=False)):
+            continue
+        _cast_while_computing(layer, compute)
+
+
+def _cast_while_computing(layer: nn.Module, compute: torch.dtype) -> None:
+    stored: dict[str, nn.Parameter | None] = {}
+
+    def up(_: nn.Module, __: tuple[Any, ...]) -> None:
+        for name, parameter in layer._parameters.items():
+            if parameter is not None and parameter.is_floating_point() and parameter.dtype != compute:
+                stored[name] = parameter
+                layer._parameters[name] = nn.Parameter(parameter.to(compute), requires_grad=False)
+
+    def back(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        layer._parameters.update(stored)
+        stored.clear()
+        return output
+
+    layer.register_forward_pre_hook(up)
+    # always_call: an exception inside the layer must not leave it in the wide dtype.
+    layer.register_forward_hook(back, always_call=True)
+
+
+def compile_in_place(module: nn.Module, placement: Placement) -> None:
+    """torch.compile in place, which leaves parameter names as they are.
+
+    Raises:
+        RunError: the mode is not one torch knows.
+    """
+    if placement.compile == "aot":
+        raise RunError("ahead-of-time packages are loaded, not compiled here: choose another compile mode")
+    mode = None if placement.compile == "default" else placement.compile
+    options: dict[str, Any] = {}
+    if placement.device == "cpu" and mode is None:
+        options = {"options": {"freezing": True}}
+    module.compile(mode=mode, dynamic=False, **options)
+
+
+def call_guard(module: nn.Module, placement: Placement) -> Callable[..., Any]:
+    """A caller that puts inputs on the component's device in its compute dtype and runs without gradients."""
+    device, dtype = torch.device(placement.device), TORCH_DTYPES[placement.compute_dtype]
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with torch.inference_mode():
+            return module(*_move(args, device, dtype), **_move(kwargs, device, dtype))
+
+    return call
+
+
+def _islands(module: nn.Module, paths: Iterable[str]) -> set[nn.Module]:
+    islands: set[nn.Module] = set()
+    for path in paths:
+        islands |= set(module.get_submodule(path).modules())
+    return islands
+
+
+def _map(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_map(item, dtype) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(_map(item, dtype) for item in value)
+    if isinstance(value, dict):
+        return {key: _map(item, dtype) for key, item in value.items()}
+    return value
+
+
+def _move(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+    if isinstance(value, (tuple, list)):
+        return type(value)(_move(item, device, dtype) for item in value)
+    if isinstance(value, dict):
+        return {key: _move(item, device, dtype) for key, item in value.items()}
+    return value

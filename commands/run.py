@@ -1,0 +1,119 @@
+"""``app.py run``: one job without a browser, through the same engine and the same plan."""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from adapters import ADAPTERS, adapter
+from commands import exits, wishes
+from commands.progress import Bar
+from kit.texts import EVENTS_OF, PROVENANCE_OF
+from kit.texts.report import plan_record, seconds_text
+from loader.errors import InputError
+from loader.outcome import Result
+from loader.spec import AdapterSpec
+
+
+def add(commands: Any) -> None:
+    parser: argparse.ArgumentParser = commands.add_parser("run", help="do one job without a browser")
+    parser.add_argument("adapter", help=", ".join(spec.name for spec in ADAPTERS))
+    parser.add_argument("input", nargs="+", type=Path, help="pictures or other inputs")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for results (default: out)")
+    parser.add_argument("--checkpoint", type=Path, help="your own .pth or .safetensors")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the adapter")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    wishes.add(parser)
+    parser.set_defaults(main=main)
+
+
+def main(args: Any) -> int:
+    spec = adapter(args.adapter)
+    if not spec.pipeline:
+        raise InputError(
+            f"{spec.title} is planned here but its network is not in yet; `plan --adapter {spec.name}` works"
+        )
+    wished = wishes.read(args)
+    from commands.machine import this_machine
+
+    job = import_module(spec.job)
+    request = job.request(args.input, options(spec, job.OPTIONS, args.set))
+    engine = this_machine().engine()
+    bar = Bar(quiet=args.json)
+    result: Result | None = None
+    try:
+        for item in engine.run(spec, request, wished, checkpoint=args.checkpoint):
+            if isinstance(item, Result):
+                result = item
+            else:
+                bar.show(item)
+    finally:
+        bar.close()
+        engine.close()
+    assert result is not None, "a run ends with a result or an error"
+    outputs = job.write(result, request, args.out)
+    if args.json:
+        json.dump(record(result, outputs), sys.stdout, indent=1, ensure_ascii=False)
+        print()
+    else:
+        print(text(result, outputs))
+    return exits.DONE
+
+
+def options(spec: AdapterSpec, known: Mapping[str, tuple[type, Any, str]], given: list[str]) -> dict[str, Any]:
+    """The adapter's options from ``NAME=VALUE`` words.
+
+    Raises:
+        InputError: an unknown name or a value of the wrong kind.
+    """
+    values = {name: default for name, (_, default, _) in known.items()}
+    for word in given:
+        name, equals, value = word.partition("=")
+        if not equals or name not in known:
+            raise InputError(f"--set {word}: {spec.name} knows {', '.join(f'{n}=…' for n in known)}")
+        try:
+            values[name] = known[name][0](value)
+        except ValueError as error:
+            raise InputError(f"--set {word}: {name} has to be a {known[name][0].__name__}") from error
+    return values
+
+
+def record(result: Result, outputs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The result as contracted."""
+    return {
+        "adapter": result.plan.adapter,
+        "variant": result.plan.variant,
+        "weights": PROVENANCE_OF.get(result.weights, result.weights),
+        "plan": plan_record(result.plan),
+        "trace": [{"unit": t.unit, "event": t.event, "why": t.why, "plan_change": t.plan_change} for t in result.trace],
+        "seconds": result.seconds,
+        "load_seconds": result.load_seconds,
+        "peak_bytes": dict(result.peak_bytes),
+        "outputs": outputs,
+    }
+
+
+def text(result: Result, outputs: list[dict[str, Any]]) -> str:
+    """The result for people: what was found, where it lies, what it took against the prediction."""
+    plan = result.plan
+    pool = "host" if plan.device == "cpu" else "device"
+    lines = []
+    for output in outputs:
+        named = output.get("detections")
+        if named is not None:
+            counts: dict[str, int] = {}
+            for item in named:
+                counts[item["label"]] = counts.get(item["label"], 0) + 1
+            what = ", ".join(f"{count} {label}" for label, count in counts.items()) or "nothing above the threshold"
+            lines.append(f"{output['input']}: {what}")
+        lines += [f"  {file}" for file in output["files"]]
+    lines.append(
+        f"{plan.variant} ({PROVENANCE_OF.get(result.weights, result.weights)}) on {plan.device}: "
+        f"{seconds_text(result.seconds)} (predicted {seconds_text(plan.predicted_seconds)}), "
+        f"{result.peak_bytes[pool] / 2**20:.0f} MiB (predicted {plan.peak_bytes[pool] / 2**20:.0f})"
+    )
+    lines += [f"  {t.unit}: {EVENTS_OF[t.event]}: {t.why} → {t.plan_change}" for t in result.trace]
+    return "\n".join(lines)

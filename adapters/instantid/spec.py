@@ -5,7 +5,6 @@ from loader.spec import (
     AdapterSpec,
     Component,
     CpuOnly,
-    KeepFp32,
     Licence,
     Source,
     Variant,
@@ -96,7 +95,6 @@ VAE = Component(
     dtypes=("bf16", "fp32"),
     activation=Activation(fixed=64 * 2**20, per_pixel=8800.0, max_items=1),
     work=Work(0.0, 9_985.0, per="item", efficiency=0.4),
-    keep_fp32=(KeepFp32("decoder.conv_norm_out", "variance of activations in the tens of thousands"),),
     channels_last=True,
 )
 

@@ -246,7 +246,7 @@ def test_does_not_fit_gives_needs_free_and_nearest():
 def test_a_batch_shrinks_before_residency_drops():
     roomy = plan(DETECTOR, HOSTS["t4-16g"], Wishes(batch=16))
     assert roomy.batch == 16
-    tight = plan(DETECTOR, with_memory(HOSTS["t4-16g"], GIB), Wishes(batch=16))
+    tight = plan(DETECTOR, with_memory(HOSTS["t4-16g"], int(0.75 * GIB)), Wishes(batch=16))
     assert tight.batch < 16
     assert tight.component("detector").residency == "resident"
     assert "batch_for_memory" in rules(tight)

@@ -132,5 +132,5 @@ SPEC = AdapterSpec(
     max_drift=0.05,
     drift_metric="mean relative depth difference",
     max_batch=8,
-    target_seconds=6.0,
+    target_seconds=4.0,
 )

@@ -1,4 +1,4 @@
-"""Hunyuan3D-1 as the loader sees it. Upstream: Tencent-Hunyuan/Hunyuan3D-1, arXiv 2411.02293."""
+"""Hunyuan3D-1 as the loader sees it. Upstream: Tencent/Hunyuan3D-1, arXiv 2411.02293."""
 
 from loader.host import Dtype
 from loader.spec import Activation, AdapterSpec, Component, CpuOnly, Licence, Source, Variant, Weights, Work
@@ -70,6 +70,9 @@ IMAGE_ENCODER = Component(
     dtypes=LOW,
     activation=Activation(fixed=700 * 2**20, per_pixel=0.0),
     work=Work(1_900.0, 0.0, per="run"),
+    repeated_block="CameraBlock",
+    block_count=12,
+    compile="blocks",
 )
 TRIPLANE_TRANSFORMER = Component(
     name="triplane_transformer",
@@ -124,6 +127,7 @@ LITE = Variant(
         _hub("mvd_lite/vision_encoder/model.safetensors", 1_264_200_000, ("vision_encoder",)),
         _hub("mvd_lite/text_encoder/model.safetensors", 680_800_000, ("text_encoder",)),
         _hub("mvd_lite/unet/diffusion_pytorch_model.safetensors", 3_463_700_000, ("view_unet",)),
+        _hub("mvd_lite/model_index.json", 4_000, ("view_unet",)),
         _hub("mvd_lite/vae/diffusion_pytorch_model.safetensors", 167_300_000, ("vae",)),
         SVRM_FILE,
     ),
@@ -151,6 +155,10 @@ STD = Variant(
         _hub("mvd_std/vision_encoder/model.safetensors", 608_000_000, ("vision_encoder",)),
         _hub("mvd_std/vision_encoder_2/model.safetensors", 3_689_900_000, ("vision_encoder_2",)),
         _hub("mvd_std/unet/diffusion_pytorch_model.safetensors", 5_135_100_000, ("view_unet",)),
+        # What the views are told in words ("" to both encoders), and how the picture's embedding is weighed beside it.
+        _hub("mvd_std/uc_text_emb.pt", 631_543, ("view_unet",)),
+        _hub("mvd_std/uc_text_emb_2.pt", 5_885, ("view_unet",)),
+        _hub("mvd_std/model_index.json", 4_000, ("view_unet",)),
         _hub("mvd_std/vae/diffusion_pytorch_model.safetensors", 167_300_000, ("vae",)),
         SVRM_FILE,
     ),
@@ -169,7 +177,7 @@ SPEC = AdapterSpec(
     cpu_only=CpuOnly("lite", (960, 640), 20),
     smaller=("std", "lite"),
     code_licence=HUNYUAN,
-    upstream="Tencent-Hunyuan/Hunyuan3D-1",
+    upstream="Tencent/Hunyuan3D-1",
     endpoint="/mesh",
     max_drift=0.05,
     drift_metric="mean absolute difference of the decoded views, 0..1",

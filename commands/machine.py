@@ -31,8 +31,10 @@ class Machine:
     def engine(self) -> "Engine":
         """A new engine on this machine, with its run log in the cache folder."""
         from loader.engine import Engine
+        from loader.process import limit_threads
         from loader.runlog import RunLog
 
+        limit_threads(self.host.cpu.cores)
         return Engine(self.host, self.folders, self.store, RunLog(self.folders.cache / "runs.log"))
 
 

@@ -166,15 +166,26 @@ def with_memory(host: Host, device_bytes: int) -> Host:
 
 
 def _check(host: Host, where: str) -> None:
-    positive = {
+    figures: dict[str, float] = {
         "ram_bytes": host.ram_bytes,
+        "disk_gbs": host.disk_gbs,
         "cpu.cores": host.cpu.cores,
-        **{f"{a.device}.memory_bytes": a.memory_bytes for a in host.accelerators},
+        "cpu.bandwidth_gbs": host.cpu.bandwidth_gbs,
+        **_rate_figures("cpu", host.cpu.rates),
     }
-    wrong = [f"{name}={value}" for name, value in positive.items() if value <= 0]
-    rates = {**host.cpu.rates, **{k: r for a in host.accelerators for k, r in a.rates.items()}}
-    wrong += [f"rates.{name}={rate.gflops}" for name, rate in rates.items() if not rate.gflops > 0]
-    if "fp32" not in host.cpu.rates:
-        wrong.append("cpu.rates.fp32 is missing")
+    for a in host.accelerators:
+        figures |= {
+            f"{a.device}.memory_bytes": a.memory_bytes,
+            f"{a.device}.bandwidth_gbs": a.bandwidth_gbs,
+            f"{a.device}.link_gbs": a.link_gbs,
+            **_rate_figures(a.device, a.rates),
+        }
+    wrong = [f"{name}={value}" for name, value in figures.items() if not value > 0]
+    owners = [("cpu", host.cpu.rates), *((a.device, a.rates) for a in host.accelerators)]
+    wrong += [f"{owner}.rates.fp32 is missing" for owner, rates in owners if "fp32" not in rates]
     if wrong:
         raise InputError(f"{where} does not describe a host: {', '.join(wrong)} (figures must be above zero)")
+
+
+def _rate_figures(owner: str, rates: Mapping[str, Rate]) -> dict[str, float]:
+    return {f"{owner}.rates.{dtype}": rate.gflops for dtype, rate in rates.items()}

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from loader.allocator import return_freed_memory
 from loader.errors import Cancelled
 from loader.fetch import Progress, fetch_all
 from loader.folders import Folders, Found
@@ -17,6 +16,7 @@ from loader.outcome import Cancel, Step
 from loader.pipeline import Pipeline, pipeline_of
 from loader.place import call_guard, place
 from loader.plan import Plan
+from loader.process import return_freed_memory
 from loader.residency import Residency
 
 

@@ -27,7 +27,7 @@ AUDIO2MESH = Component(
 AUDIO2POSE = Component(
     name="audio2pose",
     stage="landmarks",
-    n_params=120_007_558,
+    n_params=120_058_758,
     dtypes=("fp32",),
     activation=Activation(fixed=300 * 2**20, per_pixel=0.0),
     work=Work(1.0, 0.0, per="item"),
@@ -64,7 +64,7 @@ POSE_GUIDER = Component(
 DENOISING_UNET = Component(
     name="denoising_unet",
     stage="denoise",
-    n_params=1_313_938_564,
+    n_params=1_312_730_244,
     dtypes=("fp16", "bf16", "fp32"),
     activation=Activation(fixed=256 * 2**20, per_pixel=4_500.0, max_items=16),
     work=Work(0.0, 11_300.0, per="item-step"),

@@ -141,9 +141,11 @@ PREVIEW_NS = Variant(
         Weights(
             "damo_yolo_preview_ns.safetensors",
             (Source("asset", "assets/weights/damo_yolo_preview_ns.safetensors"),),
-            5_700_000,
+            5_703_152,
             APACHE,
             fills=("detector",),
+            bytes_exact=True,
+            sha256="e119c9bdd52caa660a629b700e085435a62c97be4bd569d77823499bbd3a2c95",
         ),
     ),
     sizes=((416, 416), (320, 320)),

@@ -112,7 +112,7 @@ def text(result: Result, outputs: list[dict[str, Any]]) -> str:
         lines += [f"  {file}" for file in output["files"]]
     lines.append(
         f"{plan.variant} ({PROVENANCE_OF.get(result.weights, result.weights)}) on {plan.device}: "
-        f"{seconds_text(result.seconds)} (predicted {seconds_text(plan.predicted_seconds)}), "
+        f"{seconds_text(result.seconds)} (predicted {seconds_text(result.predicted_seconds)}), "
         f"{result.peak_bytes[pool] / 2**20:.0f} MiB (predicted {plan.peak_bytes[pool] / 2**20:.0f})"
     )
     lines += [f"  {t.unit}: {EVENTS_OF[t.event]}: {t.why} → {t.plan_change}" for t in result.trace]

@@ -135,6 +135,8 @@ class Engine:
             load_seconds=load_seconds,
             peak_bytes=opened.peak(meter.bytes),
             weights=opened.weights_note,
+            # Pictures or frames; a request that does not say is one.
+            items=max(1, getattr(request, "items", 1)),
         )
         self._learn(result, quiet=quiet.held)
         yield result
@@ -322,7 +324,7 @@ class Engine:
             pool = "host" if made.device == "cpu" else "device"
             self.store.record_run(
                 key,
-                predicted=Cost(made.predicted_seconds, made.peak_bytes[pool]),
+                predicted=Cost(result.predicted_seconds, made.peak_bytes[pool]),
                 measured=Cost(result.seconds, result.peak_bytes[pool]),
                 applied=made.situation.knowledge.correction(key),
                 quiet=quiet,

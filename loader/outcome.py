@@ -1,5 +1,6 @@
 """What passes between a pipeline, the engine and whoever shows the run."""
 
+import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -78,7 +79,7 @@ class TraceEntry:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gave and what it took. ``outputs`` are the adapter's own values."""
+    """What a run gave and what it took. ``outputs`` are the adapter's own values, ``items`` how many it worked on."""
 
     outputs: tuple[Any, ...]
     plan: "Plan"
@@ -87,3 +88,9 @@ class Result:
     load_seconds: float = 0.0
     peak_bytes: Mapping[str, int] = field(default_factory=dict)
     weights: str = ""
+    items: int = 1
+
+    @property
+    def predicted_seconds(self) -> float:
+        """The plan's seconds, which are those of one batch, for all items of this request."""
+        return self.plan.predicted_seconds * math.ceil(self.items / self.plan.batch)

@@ -42,7 +42,7 @@ def describe(result: Result) -> str:
     ]
     peak, predicted = result.peak_bytes, made.peak_bytes
     lines.append(
-        f"  {result.seconds:.3f} s (predicted {made.predicted_seconds:.3f}), "
+        f"  {result.seconds:.3f} s (predicted {result.predicted_seconds:.3f}), "
         f"device {peak.get('device', 0) / 2**20:.0f} MiB (predicted {predicted['device'] / 2**20:.0f}), "
         f"host {peak.get('host', 0) / 2**20:.0f} MiB (predicted {predicted['host'] / 2**20:.0f})"
     )

@@ -34,6 +34,11 @@ class DetectRequest:
     pictures: tuple[Picture, ...]
     settings: Suppression = field(default_factory=Suppression)
 
+    @property
+    def items(self) -> int:
+        """How many pictures, for predictions."""
+        return len(self.pictures)
+
 
 @dataclass(frozen=True)
 class Seen:

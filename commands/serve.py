@@ -1,0 +1,79 @@
+"""``app.py serve``: the page."""
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from typing import Any
+
+from commands import exits
+from loader.errors import InputError
+
+PORT, HOST_NAME = 7860, "127.0.0.1"
+
+
+def add(commands: Any) -> None:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "serve", help="serve the page (what happens without a command)"
+    )
+    parser.add_argument("--port", type=int, help=f"default: {PORT}, or GRADIO_SERVER_PORT")
+    parser.add_argument("--host-name", help=f"address to listen on; default: {HOST_NAME}, or GRADIO_SERVER_NAME")
+    parser.add_argument("--share", action="store_true", help="also through a public link of Gradio's (needs a network)")
+    parser.set_defaults(main=main)
+
+
+def main(args: Any) -> int:
+    port = args.port if args.port is not None else int(os.environ.get("GRADIO_SERVER_PORT") or PORT)
+    host_name = args.host_name or os.environ.get("GRADIO_SERVER_NAME") or HOST_NAME
+    _check_free(host_name, port)
+    # Read by Gradio and the Hub's library when they are imported: nothing is reported to anyone.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    with tempfile.TemporaryDirectory(prefix="anyhost-") as kept:
+        # Visitors' files live below a folder of this process, gone when it ends; Gradio's own is shared by all users.
+        os.environ.setdefault("GRADIO_TEMP_DIR", kept)
+        return _serve(host_name, port, share=args.share)
+
+
+def _serve(host_name: str, port: int, *, share: bool) -> int:
+    from commands.machine import this_machine
+    from page.build import build, launch_options
+
+    engine = this_machine().engine()
+    page = build(engine)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        _, address, public = page.launch(
+            server_name=host_name, server_port=port, share=share, prevent_thread_lock=True, **launch_options()
+        )
+        print(f"Anyhost is at {address}" + (f" and {public}" if public else "") + "  (Ctrl+C ends it)", flush=True)
+        stop.wait()
+    finally:
+        page.close(verbose=False)
+        engine.close()
+    return exits.DONE
+
+
+def _check_free(host_name: str, port: int) -> None:
+    """Say that a port is taken before anything heavy is loaded.
+
+    Raises:
+        InputError: it is, or may not be used.
+    """
+    if not 0 < port < 2**16:
+        raise InputError(f"port {port} does not exist: choose one from 1 to 65535")
+    family = socket.AF_INET6 if ":" in host_name else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        if sys.platform != "win32":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host_name, port))
+        except OSError as error:
+            raise InputError(
+                f"{host_name} port {port} cannot be listened on ({error.strerror}): choose another with --port"
+            ) from error

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from loader import cost, ladder, rules, wish_rules
 from loader.codec import from_plain, to_plain
-from loader.decision import Decision, Failure, Limits, Param, Rejected, Situation
+from loader.decision import Decision, Failure, FailureKind, Limits, Param, Rejected, Situation
 from loader.host import Accelerator, Dtype, Host
 from loader.knowledge import EMPTY, Knowledge, correction_key
 from loader.memory import Peaks, Precision, Shape, device_budget, gib, host_budget, peaks, weight_bytes
@@ -425,8 +425,13 @@ def _refused(situation: Situation, refusal: Decision) -> Plan:
 # --- the way down -----------------------------------------------------------------------------------------------
 
 
-def relax(current: Plan, failure: Failure) -> Plan:
-    """The next plan down after ``failure``, or a refusal when no rung is left. Repeated, it always ends."""
+def relax(current: Plan, failure: Failure | FailureKind) -> Plan:
+    """The next plan down after ``failure``, or a refusal when no rung is left. Repeated, it always ends.
+
+    A bare kind of failure is taken as one of the component with the most bytes.
+    """
+    if isinstance(failure, str):
+        failure = Failure(failure, max(current.components, key=lambda p: p.bytes).name if current.components else "")
     limits = ladder.tightened(current.situation, failure, _facts(current))
     if limits is None:
         refusal = Decision(

@@ -351,6 +351,11 @@ def test_a_smaller_variant_only_if_allowed():
     assert last_variant(Wishes(variant="std", allow_smaller=True)) == "lite"
 
 
+def test_a_bare_reason_is_one_of_the_largest_component():
+    made = plan(adapter("instantid"), HOSTS["a100-40g"])
+    assert relax(made, "not_finite") == relax(made, Failure("not_finite", "unet"))
+
+
 def test_no_kernel_image_goes_to_the_cpu():
     lower = relax(plan(DETECTOR, HOSTS["t4-16g"]), Failure("no_kernel_image", "detector"))
     assert lower.device == "cpu"

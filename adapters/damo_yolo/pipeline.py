@@ -15,7 +15,7 @@ from adapters.damo_yolo.networks import VARIANTS, build, load_published
 from adapters.damo_yolo.postprocess import Detection, Suppression, detections
 from adapters.damo_yolo.preprocess import preprocess
 from kit.images import Picture, open_picture
-from loader.errors import CheckpointMismatchError, InputError
+from loader.errors import CheckpointMismatchError, InputError, WeightsCorruptError, WeightsError
 from loader.outcome import Step, Unit
 from loader.pipeline import Parts, Work
 from loader.plan import Plan
@@ -24,6 +24,7 @@ from loader.weights import load_component, metadata, open_state
 
 CLASS_BIAS = "head.gfl_cls.0.bias"
 SAMPLE = Path(__file__).parents[2] / "assets" / "examples" / "coins.png"
+OWN_KEYS = ("", "model", "state_dict")  # where trainers put the state dict
 JUDGED_ABOVE = 0.3  # objects a user would see; what lies below moves in and out of the list by rounding
 
 
@@ -144,11 +145,21 @@ def _detect(parts: Parts, pictures: Sequence[Picture], plan: Plan) -> list[tuple
 
 
 def _own_state(path: Path) -> Mapping[str, Tensor]:
-    """A user's checkpoint: a bare state dict, or one under the usual keys."""
-    state = open_state(path)
-    if CLASS_BIAS in state:
-        return state
-    return open_state(path, key="model")
+    """A user's checkpoint: a bare state dict, or one under a usual key.
+
+    Raises:
+        WeightsError: neither; says what the file holds.
+    """
+    problem: WeightsError | None = None
+    for key in OWN_KEYS:
+        try:
+            return open_state(path, key=key)
+        except WeightsCorruptError:
+            raise
+        except WeightsError as error:
+            problem = problem or error
+    assert problem is not None
+    raise problem
 
 
 def _class_count(state: Mapping[str, Tensor], path: Path) -> int:

@@ -289,6 +289,14 @@ def test_missing_weights_bring_the_preview_and_say_so():
     assert "rendered scenes" in why(decision(made, "preview_weights"))
 
 
+@pytest.mark.parametrize(("variant", "low", "high"), [("vit_small", 0.5, 2.0), ("vit_large", 4.0, 14.0)])
+def test_seconds_on_a_jetson_nano_are_of_the_order_users_report(variant, low, high):
+    """About 1 s a frame of 480×360 for the small network and 7 to 10 s for the large one."""
+    made = plan(adapter("metric3d"), HOSTS["jetson-nano-4g"], Wishes(variant=variant, size=(364, 476)))
+    assert made.component("depth_model").compute_dtype == "fp16"
+    assert low <= made.predicted_seconds <= high
+
+
 def test_a_slow_host_gets_a_smaller_picture_with_the_cost_stated():
     made = plan(adapter("metric3d"), HOSTS["cpu-basic"])
     assert made.size < (616, 1064)

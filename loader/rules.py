@@ -275,7 +275,7 @@ def _dtype_notes(
                 Decision(
                     "low_precision_pays",
                     component.name,
-                    "fp32" if chosen == preferred else preferred,
+                    "fp32",
                     chosen,
                     {"times": round(gain[0], 1), "evidence": gain[1]},
                     (Rejected("fp32", round(gain[0], 1), f"× the time of {chosen}"),),

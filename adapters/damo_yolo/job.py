@@ -1,76 +1,97 @@
 """A detection job from files to files: what the command line and folder runs use."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.damo_yolo.draw import annotate
-from adapters.damo_yolo.pipeline import DetectRequest, Seen
+from adapters.damo_yolo.exports import (
+    DEFAULT_FORMATS,
+    FORMATS,
+    PREVIEW_NOTE,
+    Shot,
+    detections_record,
+    note_of,
+    read_formats,
+    settings_of,
+    write_shot,
+    write_tables,
+)
+from adapters.damo_yolo.pipeline import DetectRequest
 from adapters.damo_yolo.postprocess import Suppression
-from kit.exports import free_path, safe_stem, write_json, write_png
+from adapters.damo_yolo.video import VideoRequest, is_video, video_record, video_request
 from kit.images import open_picture
+from loader.errors import InputError
 from loader.outcome import Result
+
+__all__ = [
+    "DEFAULT_THRESHOLD",
+    "OPTIONS",
+    "PREVIEW_NOTE",
+    "PictureJob",
+    "detections_record",
+    "note_of",
+    "request",
+    "settings_of",
+    "write",
+]
 
 DEFAULT_THRESHOLD = 0.5
 OPTIONS: Mapping[str, tuple[type, Any, str]] = {
     "threshold": (float, DEFAULT_THRESHOLD, "show objects at least this sure, 0..1"),
     "iou": (float, 0.7, "of two boxes of one class overlapping by more than this, keep the surer, 0..1"),
+    "classes": (str, "", "only these, separated by commas; empty for all"),
+    "formats": (str, ",".join(DEFAULT_FORMATS), f"for pictures, separated by commas: {', '.join(FORMATS)}"),
+    "every": (int, 1, "of a video, look at each how-manieth frame"),
 }
-PREVIEW_NOTE = "preview weights, trained on rendered scenes"
 
 
-def request(inputs: Sequence[Path], options: Mapping[str, Any]) -> DetectRequest:
-    """A request for picture files.
+@dataclass(frozen=True)
+class PictureJob(DetectRequest):
+    """Pictures, and the formats to write what is seen in."""
+
+    formats: tuple[str, ...] = DEFAULT_FORMATS
+
+
+def request(inputs: Sequence[Path], options: Mapping[str, Any]) -> PictureJob | VideoRequest:
+    """A request for picture files, or for one video.
+
+    Args:
+        inputs: pictures, or one video alone.
+        options: by the names of ``OPTIONS``; besides, ``out`` is the folder a video is written to while it runs.
 
     Raises:
-        InputError: a file that is no picture, or a threshold out of range.
+        InputError: a file that is neither, a video beside other files, or an option out of range.
     """
     settings = Suppression(score_threshold=options["threshold"], iou_threshold=options["iou"])
-    return DetectRequest(tuple(open_picture(path) for path in inputs), settings)
+    classes = tuple(word.strip() for word in options["classes"].split(",") if word.strip())
+    formats = read_formats(options["formats"])
+    if any(is_video(path) for path in inputs):
+        if len(inputs) > 1:
+            raise InputError(f"a video is worked through alone, and {len(inputs)} files were given: run it by itself")
+        out = Path(options.get("out", "out"))
+        return video_request(inputs[0], settings, every=options["every"], out=out, classes=classes)
+    return PictureJob(tuple(open_picture(path) for path in inputs), settings, classes, formats)
 
 
-def detections_record(seen: Seen) -> list[dict[str, Any]]:
-    """``[{label, score, box}]`` with xyxy in pixels of the original picture."""
-    return [
-        {"label": d.label, "score": round(d.score, 4), "box": [round(edge, 2) for edge in d.box]}
-        for d in seen.detections
-    ]
+def write(result: Result, asked: PictureJob | VideoRequest, folder: Path) -> list[dict[str, Any]]:
+    """The wanted formats of each picture and of all together; returns the output records.
 
-
-def note_of(result: Result) -> str:
-    """The label every export of preview weights carries, "" for others."""
-    return PREVIEW_NOTE if result.weights == "preview" else ""
-
-
-def settings_of(result: Result, settings: Suppression) -> dict[str, Any]:
-    """What would give this result again."""
-    plan = result.plan
-    return {
-        "adapter": plan.adapter,
-        "variant": plan.variant,
-        "weights": note_of(result) or result.weights,
-        "size": list(plan.size),
-        "dtype": plan.component("detector").compute_dtype,
-        "threshold": settings.score_threshold,
-        "iou": settings.iou_threshold,
-    }
-
-
-def write(result: Result, asked: DetectRequest, folder: Path) -> list[dict[str, Any]]:
-    """An annotated PNG and a JSON for each picture; returns the output records.
+    A video was written while it ran, to the folder of its request.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written.
     """
-    settings = settings_of(result, asked.settings)
-    records = []
+    if isinstance(asked, VideoRequest):
+        return [video_record(seen) for seen in result.outputs]
+    settings = settings_of(result, asked.settings, asked.classes)
+    records: list[dict[str, Any]] = []
     for seen, picture in zip(result.outputs, asked.pictures, strict=True):
-        found = detections_record(seen)
-        stem = f"{safe_stem(picture.name)}-detections"
-        image = free_path(folder, stem, ".png")
-        write_png(image, annotate(picture.rgb, seen.detections, note=note_of(result)), settings)
-        data = write_json(
-            image.with_suffix(".json"), {"picture": picture.name, "detections": found, "settings": settings}
+        files = write_shot(Shot(picture, seen), folder, asked.formats, settings)
+        records.append(
+            {"input": picture.name, "files": [str(file) for file in files], "detections": detections_record(seen)}
         )
-        records.append({"input": picture.name, "files": [str(image), str(data)], "detections": found})
+    tables = write_tables(result.outputs, folder, asked.formats, settings)
+    if tables:
+        records.append({"input": "all pictures", "files": [str(file) for file in tables]})
     return records

@@ -1,28 +1,30 @@
 """From pictures to detections on loaded components."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from adapters.damo_yolo.checkpoint import class_count, own_state, weights_file, which_variant
 from adapters.damo_yolo.labels import COCO_LABELS, PREVIEW_LABELS
-from adapters.damo_yolo.networks import VARIANTS, build, load_published
+from adapters.damo_yolo.networks import build, load_published
+from adapters.damo_yolo.onnx_file import SUFFIX as ONNX_SUFFIX
+from adapters.damo_yolo.onnx_file import OnnxDetector
 from adapters.damo_yolo.postprocess import Detection, Suppression, detections
 from adapters.damo_yolo.preprocess import preprocess
 from kit.images import Picture, open_picture
-from loader.errors import CheckpointMismatchError, InputError, WeightsCorruptError, WeightsError
+from loader.errors import CheckpointMismatchError, InputError
 from loader.outcome import Step, Unit
 from loader.pipeline import Parts, Work
 from loader.plan import Plan
 from loader.spec import Variant
 from loader.weights import load_component, metadata, open_state
 
-CLASS_BIAS = "head.gfl_cls.0.bias"
 SAMPLE = Path(__file__).parents[2] / "assets" / "examples" / "coins.png"
 OWN_KEYS = ("", "model", "state_dict")  # where trainers put the state dict
 JUDGED_ABOVE = 0.3  # objects a user would see; what lies below moves in and out of the list by rounding
@@ -30,10 +32,11 @@ JUDGED_ABOVE = 0.3  # objects a user would see; what lies below moves in and out
 
 @dataclass(frozen=True)
 class DetectRequest:
-    """Pictures and what to keep of what is seen in them."""
+    """Pictures and what to keep of what is seen in them; ``classes`` are the only ones wanted, all if empty."""
 
     pictures: tuple[Picture, ...]
     settings: Suppression = field(default_factory=Suppression)
+    classes: tuple[str, ...] = ()
 
     @property
     def items(self) -> int:
@@ -51,48 +54,52 @@ class Seen:
     labels: tuple[str, ...]
 
 
+class OwnWork(Protocol):
+    """A request that works through itself, batch by batch: a video."""
+
+    def work(self, parts: Parts) -> Work: ...
+
+
 class DamoYolo:
     """See ``loader.pipeline.Pipeline``."""
 
     own_edges: Mapping[str, tuple[str, ...]] = {"detector": ("head.integral", "head.scales")}
 
     def load(self, component: str, plan: Plan, files: Mapping[str, Path], checkpoint: Path | None) -> nn.Module:
-        """The detector from the plan's file, or from the user's own with as many classes as it has."""
+        """The detector from the plan's file, or from the user's own with as many classes as it has.
+
+        The user's may be an ``.onnx`` file, or a folder with a checkpoint in it.
+        """
         variant = plan.situation.spec.variant(plan.variant)
         network = str(variant.config.get("variant", variant.name))
-        path = checkpoint or next(iter(files.values()))
-        state = _own_state(path) if checkpoint else open_state(path, key=variant.weights[0].key)
-        classes = _class_count(state, path)
+        path = weights_file(checkpoint) if checkpoint else next(iter(files.values()))
+        if checkpoint and path.suffix.lower() == ONNX_SUFFIX:
+            return OnnxDetector(path, plan.size, threads=torch.get_num_threads())
+        state = own_state(path) if checkpoint else open_state(path, key=variant.weights[0].key)
+        classes = class_count(state, path)
         try:
             return load_component(
                 partial(build, component, network, num_classes=classes), load_published, component, state
             )
         except CheckpointMismatchError as error:
-            other = _which_variant(state, classes) if checkpoint else None
+            other = which_variant(state, classes) if checkpoint else None
             if other is None:
                 raise
             raise InputError(f"{path.name} is DAMO-YOLO {other}, not {network}: choose variant {other}") from error
 
-    def run(self, parts: Parts, request: DetectRequest) -> Work:
+    def run(self, parts: Parts, request: DetectRequest | OwnWork) -> Work:
         """Detect in batches of the plan's size."""
-        pictures, labels = request.pictures, labels_of(parts)
+        if not isinstance(request, DetectRequest):
+            return (yield from request.work(parts))
+        pictures = request.pictures
         if not pictures:
             raise InputError("no picture was given: choose one, or one of the examples")
+        detecting = Detecting(parts, request.settings, request.classes)
         seen: list[Seen] = []
         while len(seen) < len(pictures):
             chunk = pictures[len(seen) : len(seen) + parts.plan.batch]
             name = f"pictures {len(seen) + 1} to {len(seen) + len(chunk)} of {len(pictures)}"
-            answers = yield Unit(name, "detector", partial(_detect, parts, chunk))
-            for picture, (scores, boxes) in zip(chunk, answers, strict=True):
-                found = detections(
-                    scores,
-                    boxes,
-                    network_size=parts.plan.size,
-                    picture_size=picture.size,
-                    labels=labels,
-                    settings=request.settings,
-                )
-                seen.append(Seen(picture.name, picture.size, found, labels))
+            seen += yield from detecting.see(chunk, name)
             yield Step("detecting", len(seen), len(pictures))
         return tuple(seen)
 
@@ -117,16 +124,80 @@ def build_pipeline() -> DamoYolo:
     return DamoYolo()
 
 
-def labels_of(parts: Parts) -> tuple[str, ...]:
-    """What the loaded network calls its classes."""
-    variant = parts.plan.situation.spec.variant(parts.plan.variant)
+class Detecting:
+    """Batch after batch of one request. The class names are known from the first answer on.
+
+    Args:
+        parts: the loaded detector.
+        settings: thresholds and limits.
+        classes: the only ones wanted, all if empty; upper and lower case are the same.
+    """
+
+    def __init__(self, parts: Parts, settings: Suppression, classes: Sequence[str] = ()) -> None:
+        self._parts, self._settings, self._classes = parts, settings, classes
+        self.labels: tuple[str, ...] = ()
+        self._unwanted = torch.zeros(0, dtype=torch.long)
+
+    def see(self, pictures: Sequence[Picture], name: str) -> Generator[Unit, Any, tuple[Seen, ...]]:
+        """One unit called ``name``; what is in each picture.
+
+        Raises:
+            InputError: a class is wanted that the network does not know.
+        """
+        answers = yield Unit(name, "detector", partial(_detect, self._parts, pictures))
+        plan = self._parts.plan
+        if not self.labels:
+            self.labels = labels_of(self._parts, answers[0][0].shape[1])
+            wanted = chosen(self._classes, self.labels)
+            self._unwanted = torch.tensor([i for i in range(len(self.labels)) if i not in wanted], dtype=torch.long)
+        return tuple(
+            Seen(
+                picture.name,
+                picture.size,
+                detections(
+                    # Before suppression, whose limits are for what is wanted.
+                    scores[:, : len(self.labels)].index_fill(1, self._unwanted, 0.0),
+                    boxes,
+                    network_size=plan.size,
+                    picture_size=picture.size,
+                    labels=self.labels,
+                    settings=self._settings,
+                ),
+                self.labels,
+            )
+            for picture, (scores, boxes) in zip(pictures, answers, strict=True)
+        )
+
+
+def chosen(classes: Sequence[str], labels: Sequence[str]) -> frozenset[int]:
+    """Indices of the wanted classes; all for none named.
+
+    Raises:
+        InputError: one the network does not know.
+    """
+    if not classes:
+        return frozenset(range(len(labels)))
+    wanted = {name.strip().casefold() for name in classes}
+    unknown = wanted - {label.casefold() for label in labels}
+    if unknown:
+        raise InputError(f"no class {', '.join(sorted(unknown))} here: choose from {', '.join(labels)}")
+    return frozenset(i for i, label in enumerate(labels) if label.casefold() in wanted)
+
+
+def labels_of(parts: Parts, count: int) -> tuple[str, ...]:
+    """What the loaded network calls its classes, given how many columns its scores have.
+
+    A published head of before 2023 has a last column that is never used; it gets no label.
+    """
     if parts.checkpoint is None:
-        return labels_of_variant(variant)
-    named = json.loads(metadata(parts.checkpoint).get("labels", "[]"))
-    count = _class_count(_own_state(parts.checkpoint), parts.checkpoint)
+        return labels_of_variant(parts.plan.situation.spec.variant(parts.plan.variant))
+    path = weights_file(parts.checkpoint)
+    named = [] if path.suffix.lower() == ONNX_SUFFIX else json.loads(metadata(path).get("labels", "[]"))
     if len(named) == count:
         return tuple(str(label) for label in named)
-    return COCO_LABELS if count == len(COCO_LABELS) else tuple(f"class {i}" for i in range(count))
+    if count in (len(COCO_LABELS), len(COCO_LABELS) + 1):
+        return COCO_LABELS
+    return tuple(f"class {i}" for i in range(count))
 
 
 def labels_of_variant(variant: Variant) -> tuple[str, ...]:
@@ -142,41 +213,6 @@ def _detect(parts: Parts, pictures: Sequence[Picture], plan: Plan) -> list[tuple
         scores, boxes = parts.call("detector", images)
         answers += zip(scores.cpu(), boxes.cpu(), strict=True)
     return answers
-
-
-def _own_state(path: Path) -> Mapping[str, Tensor]:
-    """A user's checkpoint: a bare state dict, or one under a usual key.
-
-    Raises:
-        WeightsError: neither; says what the file holds.
-    """
-    problem: WeightsError | None = None
-    for key in OWN_KEYS:
-        try:
-            return open_state(path, key=key)
-        except WeightsCorruptError:
-            raise
-        except WeightsError as error:
-            problem = problem or error
-    assert problem is not None
-    raise problem
-
-
-def _class_count(state: Mapping[str, Tensor], path: Path) -> int:
-    if CLASS_BIAS not in state:
-        raise CheckpointMismatchError(f"{path.name} as a DAMO-YOLO detector", missing=(CLASS_BIAS,))
-    return int(state[CLASS_BIAS].shape[0])
-
-
-def _which_variant(state: Mapping[str, Tensor], classes: int) -> str | None:
-    """The variant whose names and shapes are those of ``state``."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    for name in VARIANTS:
-        with torch.device("meta"):
-            own = build("detector", name, num_classes=classes).state_dict()
-        if {key: tuple(tensor.shape) for key, tensor in own.items()} == shapes:
-            return name
-    return None
 
 
 def _iou(first: Sequence[float], second: Sequence[float]) -> float:

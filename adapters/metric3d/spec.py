@@ -14,6 +14,7 @@ from loader.spec import (
     Work,
 )
 
+APACHE = Licence("Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0")
 BSD = Licence("BSD-2-Clause", "https://opensource.org/license/bsd-2-clause")
 WEIGHTS_LICENCE = Licence(
     "BSD-2-Clause", "https://huggingface.co/JUGGHM/Metric3D", note="as stated on the authors' card"
@@ -21,6 +22,7 @@ WEIGHTS_LICENCE = Licence(
 # 616×1064 is what the networks were trained at; the smaller ones are multiples of 28 of about the same aspect.
 VIT_SIZES: tuple[Size, ...] = ((616, 1064), (476, 840), (392, 672), (280, 476), (196, 336))
 CONVNEXT_SIZES: tuple[Size, ...] = ((544, 1216), (416, 928), (320, 704))
+PREVIEW_PARAMS = 2_000_000
 # The residual head reads pixel columns up to 1216 and metres as numbers, and the bin logits feed 512 bins.
 CONVNEXT_HEADS = (
     KeepFp32("depth_model.decoder.conv_up_2", "it reads pixel columns above 256 and metres as numbers"),
@@ -118,14 +120,36 @@ CONVNEXT_LARGE = _published(
     813_100_000,
 )
 
+PREVIEW_VIT = Variant(
+    name="preview",
+    title="Preview weights, trained on rendered scenes",
+    components=(_vit(PREVIEW_PARAMS, 4, 60.0, 20.0, 297.0),),
+    weights=(
+        Weights(
+            "metric3d_preview_vit.safetensors",
+            (Source("asset", "assets/weights/metric3d_preview_vit.safetensors"),),
+            PREVIEW_PARAMS * 4,
+            APACHE,
+            fills=("depth_model",),
+        ),
+    ),
+    sizes=((280, 476), (196, 336)),
+    size_multiple=28,
+    provenance="preview",
+    input_range=(56, 1540),
+    # The network is built from the settings in the file's own header; this is the variant they are settings of.
+    config={"variant": "vit_small"},
+)
+
 SPEC = AdapterSpec(
     name="metric3d",
     title="Metric3D",
     task="Measure depth",
-    variants=(VIT_SMALL, VIT_LARGE, VIT_GIANT2, CONVNEXT_TINY, CONVNEXT_LARGE),
+    variants=(VIT_SMALL, VIT_LARGE, VIT_GIANT2, CONVNEXT_TINY, CONVNEXT_LARGE, PREVIEW_VIT),
     default="vit_small",
     cpu_only=CpuOnly("vit_small", (616, 1064), 1),
     smaller=("vit_giant2", "vit_large", "vit_small"),
+    preview="preview",
     code_licence=BSD,
     upstream="YvanYin/Metric3D",
     endpoint="/depth",
@@ -133,4 +157,6 @@ SPEC = AdapterSpec(
     drift_metric="mean relative depth difference",
     max_batch=8,
     target_seconds=4.0,
+    pipeline="adapters.metric3d.pipeline:build_pipeline",
+    job="adapters.metric3d.job",
 )

@@ -112,6 +112,7 @@ STAGES = {
     "warming_up": "Warming up",
     "judging": "Comparing with fp32",
     "detecting": "Detecting",
+    "measuring": "Measuring",
 }
 
 EVENTS = {
@@ -132,7 +133,7 @@ PAGE = {
     # the machine
     "host.title": "This machine",
     "host.processor": "Processor",
-    "host.cores": "{count} cores",
+    "host.cores": "{count} usable cores",
     "host.isa": "Computes with",
     "host.limited": "limited by {limits}",
     "host.memory": "Memory",
@@ -212,7 +213,7 @@ PAGE = {
     "fact.per_request": "a request, once loaded",
     "fact.per_batch": "for {batch} pictures, once loaded",
     "fact.estimated": "estimated from this machine's speed",
-    "fact.learned": "corrected by {runs} earlier runs",
+    "fact.learned": "corrected by what runs took here: {runs}",
     "fact.memory": "Memory",
     "fact.gib": "{value} GiB",
     "fact.of": "of {budget} GiB {where}",
@@ -266,6 +267,7 @@ PAGE = {
     "detect.empty_words": "Drop one or take an example. What will happen then is written below.",
     "detect.result": "Picture with boxes",
     "detect.alt": "{name} with boxes: {found}",
+    "detect.strip": "Pictures of this run",
     "detect.threshold": "Show what is at least this sure",
     "detect.classes": "Only these (empty: all)",
     "detect.none": "nothing",
@@ -289,6 +291,17 @@ PAGE = {
     "example.scene_plain": "plain",
     "example.scene_tiles": "tiles",
     "example.scene_wood": "wood",
+    # Metric3D
+    "camera.typed": "as typed",
+    "camera.fov": "from a field of view of {fov:g}° along the longer side",
+    "camera.film": "from {mm:g} mm (35 mm equivalent)",
+    "camera.exif_film": "from the picture's EXIF: {mm:g} mm (35 mm equivalent)",
+    "camera.exif_plane": "from the picture's EXIF: {mm:g} mm on a sensor of known pixel size",
+    "camera.exif_sensor": "from the picture's EXIF: {mm:g} mm on the {sensor:g} mm wide sensor of a {camera}",
+    "camera.assumed": "assumed: a field of view of {fov:g}° along the longer side",
+    "camera.doubt_none": "the file says nothing of a focal length",
+    "camera.doubt_implausible": "its EXIF was not believed, it would mean a field of view of {seen}°",
+    "camera.doubt_cropped": "its EXIF was not believed, the camera recorded {recorded}, another shape than this one",
     # the browser API
     "api.detect": (
         "Finds objects in pictures. Returns a report and an annotated PNG of each picture. The report's pictures hold "

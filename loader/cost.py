@@ -52,12 +52,12 @@ def seconds(
     """Predicted seconds of one request on ``device`` once the weights are loaded."""
     accelerator = host.accelerator(device)
     return sum(
-        _component_seconds(host, None if c.on_cpu else accelerator, c, precisions[c.name], shape, residency)
+        component_seconds(host, None if c.on_cpu else accelerator, c, precisions[c.name], shape, residency)
         for c in variant.components
     )
 
 
-def _component_seconds(
+def component_seconds(
     host: Host,
     accelerator: Accelerator | None,
     component: Component,
@@ -65,6 +65,7 @@ def _component_seconds(
     shape: Shape,
     residency: ResidencyName,
 ) -> float:
+    """Predicted seconds of one component in one request, its copies included; ``accelerator`` None means the CPU."""
     rates = accelerator.rates if accelerator else host.cpu.rates
     bandwidth = (accelerator.bandwidth_gbs if accelerator else host.cpu.bandwidth_gbs) * 1e9
     count = calls(component, shape)

@@ -203,7 +203,7 @@ def _assemble(
         cost.seconds(situation.host, setting.device, variant, precisions, candidate.shape, candidate.residency)
         * situation.knowledge.correction(_key(situation, variant, setting)).seconds
     )
-    placements, placing = _place(situation, variant, candidate, total)
+    placements, placing = _place(situation, variant, candidate)
     decisions = (*notes, *setting.decisions, *_memory_notes(situation, variant, candidate), *placing)
     return Plan(
         host=situation.host.name,
@@ -237,27 +237,31 @@ def budgets(situation: Situation, device: str) -> dict[str, int]:
 
 
 def _place(
-    situation: Situation, variant: Variant, candidate: Candidate, total: float
+    situation: Situation, variant: Variant, candidate: Candidate
 ) -> tuple[tuple[Placement, ...], tuple[Decision, ...]]:
     placements: list[Placement] = []
     decisions: list[Decision] = []
     for component in variant.components:
-        placement, notes = _place_component(situation, component, candidate, total)
+        placement, notes = _place_component(situation, component, candidate)
         placements.append(placement)
         decisions += notes
     return tuple(placements), tuple(decisions)
 
 
 def _place_component(
-    situation: Situation, component: Component, candidate: Candidate, total: float
+    situation: Situation, component: Component, candidate: Candidate
 ) -> tuple[Placement, tuple[Decision, ...]]:
     precision = candidate.precisions[component.name]
     device = "cpu" if component.on_cpu else candidate.device
     accelerator = situation.host.accelerator(device)
     memory_format, format_notes = rules.choose_format(component, accelerator, precision)
     hooked = candidate.residency in ("blocks", "dropped") and accelerator is not None
-    per_call = total / max(1, cost.calls(component, candidate.shape))
-    compile_mode, compile_notes = rules.choose_compile(situation, component, device, precision, hooked, per_call)
+    calls = cost.calls(component, candidate.shape)
+    own = cost.component_seconds(
+        situation.host, accelerator, component, precision, candidate.shape, candidate.residency
+    )
+    use = rules.Use(calls, own / max(1, calls), hooked)
+    compile_mode, compile_notes = rules.choose_compile(situation, component, device, precision, use)
     islands = tuple(island.path for island in component.keep_fp32) if precision.compute != "fp32" else ()
     islands += tuple(m for m in situation.limits.fp32_modules.get(component.name, ()) if m not in islands)
     placement = Placement(

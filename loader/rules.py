@@ -346,17 +346,27 @@ def fuse_decision(component: Component) -> tuple[Decision, ...]:
 # --- compile ----------------------------------------------------------------------------------------------------
 
 COMPILE_SECONDS = {"whole": 45.0, "blocks": 30.0}
+COMPILE_MARGIN = 2  # it must repay itself twice over: both figures are estimates
 COMPILE_SAVING = 0.18  # share of the eager time saved, measured on the merged bf16 detector (66 to 54 ms)
 
 
+@dataclass(frozen=True)
+class Use:
+    """How a component is used: calls in one request, seconds of each, and whether hooks move or widen its layers."""
+
+    calls: int
+    call_seconds: float
+    hooked: bool
+
+
 def choose_compile(
-    situation: Situation, component: Component, device: str, precision: Precision, hooked: bool, call_seconds: float
+    situation: Situation, component: Component, device: str, precision: Precision, use: Use
 ) -> tuple[CompileMode, tuple[Decision, ...]]:
-    """A compile mode for a component; by default none until enough calls would repay it."""
+    """A compile mode for a component: one that repays itself within the request, else none unless wished."""
     wish = situation.wishes.compile
     if component.compile == "none" or component.on_cpu:
         return "none", ()
-    forbidden = _compile_forbidden(situation, component, precision, hooked)
+    forbidden = _compile_forbidden(situation, component, device, precision, use)
     if forbidden:
         if wish in (None, "none"):
             return "none", ()
@@ -366,25 +376,27 @@ def choose_compile(
     cost = COMPILE_SECONDS[component.compile]
     if wish is not None:
         return wish, (Decision("compile_wish", component.name, "none", wish, {"seconds": cost, "device": device}),)
-    saving = max(call_seconds * COMPILE_SAVING, 1e-6)
-    calls = round(cost / saving)
+    saving = max(use.call_seconds * COMPILE_SAVING, 1e-6)
+    calls = max(1, round(cost / saving))
+    params = {"seconds": cost, "calls": calls, "planned": use.calls, "saving_ms": round(saving * 1000, 1)}
+    if use.calls > COMPILE_MARGIN * calls:
+        eager = Rejected("eager", round(use.calls * saving - cost, 1), "s more in this request")
+        return "default", (
+            Decision("compile_pays", component.name, "none", "default", params, (eager,), "compile_off"),
+        )
+    rejected = (Rejected("compile", calls, "calls to repay it"),)
     return "none", (
-        Decision(
-            "compile_break_even",
-            component.name,
-            "default",
-            "none",
-            {"seconds": cost, "calls": calls, "saving_ms": round(saving * 1000, 1)},
-            (Rejected("compile", calls, "calls to repay it"),),
-            flips="compile_calls",
-        ),
+        Decision("compile_break_even", component.name, "default", "none", params, rejected, "compile_calls"),
     )
 
 
-def _compile_forbidden(situation: Situation, component: Component, precision: Precision, hooked: bool) -> str:
+def _compile_forbidden(situation: Situation, component: Component, device: str, precision: Precision, use: Use) -> str:
+    accelerator = situation.host.accelerator(device)
     if situation.host.platform == "zerogpu":
         return "compile_zerogpu"
-    if hooked or precision.storage != precision.compute:
+    if accelerator is not None and accelerator.kind == "mps":
+        return "compile_mps"
+    if use.hooked or precision.storage != precision.compute:
         return "compile_hooks"
     if not situation.host.compiler:
         return "compile_no_compiler"

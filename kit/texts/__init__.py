@@ -4,9 +4,9 @@ import string
 from collections.abc import Mapping
 from types import ModuleType
 
+from kit.texts import en
 from loader.decision import Decision
 from loader.errors import AnyhostError, DoesNotFitError
-from kit.texts import en
 
 LANGUAGES: Mapping[str, ModuleType] = {"en": en}
 PROVENANCE_OF: Mapping[str, str] = en.PROVENANCE

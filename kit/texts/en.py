@@ -59,6 +59,8 @@ RULES = {
     # compile
     "compile_wish": "you chose compile: {got}",
     "compile_break_even": "compiling takes about {seconds} s and repays itself after {calls} calls",
+    "compile_pays": "this request makes {planned} calls and compiling (about {seconds} s) is repaid after {calls}",
+    "compile_mps": "torch.compile is experimental on Apple devices",
     "compile_zerogpu": "ZeroGPU starts a fresh process for each request; torch.compile is not available",
     "compile_hooks": "weights are moved or widened around each layer, which would be compiled again and again",
     "compile_no_compiler": "no C++ compiler was found on this machine",
@@ -85,6 +87,8 @@ FLIPS = {
     "precision_first": "the wish “precision first”",
     "size_wish": "choosing the size yourself",
     "compile_calls": "more than {calls} calls ahead, or the wish to compile",
+    "compile_off": "the wish not to compile, or fewer steps",
+    "compile_mps_flip": "another device",
     "compile_zerogpu_flip": "a dedicated machine",
     "compile_hooks_flip": "memory for the whole model",
     "compile_no_compiler_flip": "installing a C++ compiler (g++)",

@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from kit.texts import PROVENANCE_OF, flips_when, refusal, why
 from loader.decision import Decision
 from loader.memory import gib
 from loader.plan import Plan
-from kit.texts import PROVENANCE_OF, flips_when, refusal, why
 
 
 def decision_record(decision: Decision) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from adapters import ADAPTERS, adapter
 from commands import exits
-from commands.wishes import read_size
+from kit.sizes import read_size
 from loader.errors import InputError
 
 

@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
     parser.add_argument("adapter", help=", ".join(spec.name for spec in ADAPTERS))
     parser.add_argument("input", nargs="+", type=Path, help="pictures or other inputs")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for results (default: out)")
-    parser.add_argument("--checkpoint", type=Path, help="your own .pth or .safetensors")
+    parser.add_argument("--checkpoint", type=Path, help="your own weights: a file, for some models also a folder")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the adapter")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     wishes.add(parser)
@@ -40,7 +40,8 @@ def main(args: Any) -> int:
     from commands.machine import this_machine
 
     job = import_module(spec.job)
-    request = job.request(args.input, options(spec, job.OPTIONS, args.set))
+    # What is long is written while it runs, so a job knows its folder from the start.
+    request = job.request(args.input, options(spec, job.OPTIONS, args.set) | {"out": args.out})
     engine = this_machine().engine()
     bar = Bar(quiet=args.json)
     result: Result | None = None
@@ -109,6 +110,7 @@ def text(result: Result, outputs: list[dict[str, Any]]) -> str:
                 counts[item["label"]] = counts.get(item["label"], 0) + 1
             what = ", ".join(f"{count} {label}" for label, count in counts.items()) or "nothing above the threshold"
             lines.append(f"{output['input']}: {what}")
+        lines += output.get("summary", [])
         lines += [f"  {file}" for file in output["files"]]
     lines.append(
         f"{plan.variant} ({PROVENANCE_OF.get(result.weights, result.weights)}) on {plan.device}: "

@@ -10,6 +10,7 @@ import threading
 from typing import Any
 
 from commands import exits
+from kit.texts import LANGUAGES, language_from
 from loader.errors import InputError
 
 PORT, HOST_NAME = 7860, "127.0.0.1"
@@ -22,12 +23,14 @@ def add(commands: Any) -> None:
     parser.add_argument("--port", type=int, help=f"default: {PORT}, or GRADIO_SERVER_PORT")
     parser.add_argument("--host-name", help=f"address to listen on; default: {HOST_NAME}, or GRADIO_SERVER_NAME")
     parser.add_argument("--share", action="store_true", help="also through a public link of Gradio's (needs a network)")
+    parser.add_argument("--language", choices=tuple(LANGUAGES), help="of the page; default: ANYHOST_LANGUAGE, else en")
     parser.set_defaults(main=main)
 
 
 def main(args: Any) -> int:
-    port = args.port if args.port is not None else int(os.environ.get("GRADIO_SERVER_PORT") or PORT)
+    port = args.port if args.port is not None else _port_from(os.environ.get("GRADIO_SERVER_PORT", ""))
     host_name = args.host_name or os.environ.get("GRADIO_SERVER_NAME") or HOST_NAME
+    language = args.language or language_from(os.environ)
     _check_free(host_name, port)
     # Read by Gradio and the Hub's library when they are imported: nothing is reported to anyone.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -35,15 +38,15 @@ def main(args: Any) -> int:
     with tempfile.TemporaryDirectory(prefix="anyhost-") as kept:
         # Visitors' files live below a folder of this process, gone when it ends; Gradio's own is shared by all users.
         os.environ.setdefault("GRADIO_TEMP_DIR", kept)
-        return _serve(host_name, port, share=args.share)
+        return _serve(host_name, port, language, share=args.share)
 
 
-def _serve(host_name: str, port: int, *, share: bool) -> int:
+def _serve(host_name: str, port: int, language: str, *, share: bool) -> int:
     from commands.machine import this_machine
     from page.build import build, launch_options
 
     engine = this_machine().engine()
-    page = build(engine)
+    page = build(engine, language=language)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -57,6 +60,12 @@ def _serve(host_name: str, port: int, *, share: bool) -> int:
         page.close(verbose=False)
         engine.close()
     return exits.DONE
+
+
+def _port_from(text: str) -> int:
+    if text and not text.isdecimal():
+        raise InputError(f"GRADIO_SERVER_PORT={text}: a port is a number from 1 to 65535")
+    return int(text or PORT)
 
 
 def _check_free(host_name: str, port: int) -> None:

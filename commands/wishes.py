@@ -1,9 +1,9 @@
 """The wishes as options: the same names as on the page and in the plan."""
 
 import argparse
-import re
 from typing import Any
 
+from kit.sizes import read_size
 from loader.errors import InputError
 from loader.host import Dtype
 from loader.wishes import COMPILE_MODES, DTYPES, RESIDENCIES, Wishes
@@ -59,18 +59,3 @@ def read(args: Any) -> Wishes:
         allow_smaller=args.allow_smaller,
         force=args.force,
     )
-
-
-def read_size(text: str | None) -> tuple[int, int] | None:
-    """``640x480`` (height × width) or one side for a square.
-
-    Raises:
-        InputError: neither.
-    """
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,5})(?:[x×,](\d{1,5}))?", text.strip())
-    if match is None:
-        raise InputError(f"size {text!r} cannot be read: write HEIGHTxWIDTH, for example 640x640")
-    height = int(match[1])
-    return height, int(match[2]) if match[2] else height

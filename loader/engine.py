@@ -53,7 +53,7 @@ class Engine:
     def knowledge(self, spec: AdapterSpec) -> Knowledge:
         """What was learned, with what other adapters hold now."""
         held: dict[str, int] = {}
-        for name, opened in self._opened.items():
+        for name, opened in list(self._opened.items()):
             if name != spec.name:
                 for pool, count in opened.held_bytes().items():
                     held[pool] = held.get(pool, 0) + count
@@ -320,7 +320,8 @@ class Engine:
         made = result.plan
         main = quality.main_component(made)
         key = correction_key(made.adapter, made.variant, made.device, made.component(main).compute_dtype)
-        if not result.trace:
+        # A run that went as planned; which weights were to be had says nothing about time or memory.
+        if all(entry.event == "weights_unavailable" for entry in result.trace):
             pool = "host" if made.device == "cpu" else "device"
             self.store.record_run(
                 key,
@@ -372,8 +373,8 @@ def _free_caches(opened: Opened) -> None:
 
 
 def _short(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines)[:400]
 
 
 def difference(before: Plan, after: Plan) -> str:

@@ -1,5 +1,6 @@
 """The order in which things are given up: which variants and sizes to try, and what a failure rules out."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -122,11 +123,18 @@ def _size_for_speed(situation: Situation, variant: Variant) -> tuple[int, tuple[
         "size",
         _text(best),
         _text(got),
-        {"target": target, "seconds": round(seconds[chosen], 2), "wanted_seconds": round(seconds[0], 2)},
-        tuple(Rejected(_text(variant.sizes[i]), round(seconds[i], 2), "s") for i in range(chosen)),
+        {"target": target, "seconds": _rounded(seconds[chosen]), "wanted_seconds": _rounded(seconds[0])},
+        tuple(Rejected(_text(variant.sizes[i]), _rounded(seconds[i]), "s") for i in range(chosen)),
         flips="size_wish",
     )
     return chosen, (decision,)
+
+
+def _rounded(seconds: float) -> float:
+    """Two figures that mean something: 1.4, 23, 880."""
+    if seconds >= 10:
+        return int(round(seconds, 1 - math.floor(math.log10(seconds))))
+    return round(seconds, 1)
 
 
 def _seconds(situation: Situation, variant: Variant, size: Size) -> float:

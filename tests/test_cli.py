@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from commands import bench, doctor, exits, host, plan, run
-from commands.wishes import read_size
 from kit.images import open_picture
+from kit.sizes import read_size
 from loader.errors import InputError
 from tests.machines import ROOT
 

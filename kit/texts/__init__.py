@@ -4,11 +4,12 @@ import string
 from collections.abc import Mapping
 from types import ModuleType
 
-from kit.texts import en
+from kit.texts import en, zh
 from loader.decision import Decision
-from loader.errors import AnyhostError, DoesNotFitError
+from loader.errors import AnyhostError, DoesNotFitError, InputError
 
-LANGUAGES: Mapping[str, ModuleType] = {"en": en}
+LANGUAGES: Mapping[str, ModuleType] = {"en": en, "zh": zh}
+LANGUAGE_VARIABLE = "ANYHOST_LANGUAGE"
 PROVENANCE_OF: Mapping[str, str] = en.PROVENANCE
 EVENTS_OF: Mapping[str, str] = en.EVENTS
 
@@ -18,6 +19,18 @@ class _Gaps(dict[str, object]):
 
     def __missing__(self, key: str) -> str:
         return "–"
+
+
+def language_from(environ: Mapping[str, str]) -> str:
+    """The language named by ``ANYHOST_LANGUAGE``, English if it names none.
+
+    Raises:
+        InputError: a language there are no texts in.
+    """
+    named = environ.get(LANGUAGE_VARIABLE, "").strip().lower() or "en"
+    if named not in LANGUAGES:
+        raise InputError(f"{LANGUAGE_VARIABLE}={named}: there are texts in {', '.join(LANGUAGES)}")
+    return named
 
 
 def _fill(template: str, decision: Decision) -> str:

@@ -130,6 +130,21 @@ EVENTS = {
     "weights_unavailable": "the weights could not be had",
 }
 
+# A plan on a terminal.
+REPORT = {
+    "join": ", ",
+    "head": "{title} {variant} on {host}: {device}, {height}×{width}",
+    "refused": "{title} on {host}: refused",
+    "batch": "batch {count}",
+    "steps": "{count} steps",
+    "frames": "{count} frames",
+    "cost": "about {seconds}, {memory}, {provenance}",
+    "component": "{name}: {dtype} on {device}, {extras}, {gib} GiB",
+    "stored": "{compute} (stored {storage})",
+    "device_memory": "{peak} of {budget} GiB on {device}",
+    "host_memory": "{peak} of {budget} GiB RAM",
+}
+
 # The page. Keys "<kind>.<contract word>" are looked up by ``name_of``, which falls back to the contract word.
 PAGE = {
     "page.title": "Anyhost",
@@ -162,7 +177,8 @@ PAGE = {
     "intro.hunyuan3d": "A textured object in three dimensions from one picture or a sentence.",
     "planned.title": "Planned, not yet runnable",
     "planned.words": (
-        "The plan for {model} on this machine is real and answers to every wish. The network itself is not in yet."
+        "The plan for {model} on this machine is real and answers to every wish. "
+        "Its networks are in and equal to the published ones; what runs them comes next."
     ),
     # wishes
     "wish.title": "Wishes",
@@ -306,12 +322,90 @@ PAGE = {
     "camera.doubt_none": "the file says nothing of a focal length",
     "camera.doubt_implausible": "its EXIF was not believed, it would mean a field of view of {seen}°",
     "camera.doubt_cropped": "its EXIF was not believed, the camera recorded {recorded}, another shape than this one",
+    "camera.title": "Camera",
+    "camera.by": "Focal length",
+    "camera.by_auto": "read from the picture",
+    "camera.by_film": "by the kind of camera",
+    "camera.by_fov": "by field of view",
+    "camera.by_typed": "in pixels",
+    "camera.by_file": "from a JSON file",
+    "camera.preset": "Camera",
+    "camera.film_mm": "35 mm equivalent, mm",
+    "camera.fov_degrees": "Field of view along the longer side, degrees",
+    "camera.fx": "fx, pixels",
+    "camera.fy": "fy (empty: as fx)",
+    "camera.cx": "cx (empty: middle)",
+    "camera.cy": "cy (empty: middle)",
+    "camera.file": "JSON with fx, fy, cx, cy, or a matrix K",
+    "camera.unknown": "Metres follow from the focal length. Choose a picture to see what its file says.",
+    "camera.line": "{focal} px, or {fov}° across the picture; {words}.",
+    "preset.phone_main": "phone, main camera ({mm} mm)",
+    "preset.phone_main_wide": "phone since 2022, main camera ({mm} mm)",
+    "preset.phone_ultrawide": "phone, ultra wide ({mm} mm)",
+    "preset.phone_tele_2x": "phone, 2× ({mm} mm)",
+    "preset.phone_tele_3x": "phone, 3× ({mm} mm)",
+    "preset.webcam": "webcam ({mm} mm)",
+    "preset.action": "action camera, wide ({mm} mm)",
+    "depth.pictures": "Pictures",
+    "depth.video": "Video",
+    "depth.run": "Measure depth",
+    "depth.empty": "No picture yet",
+    "depth.empty_clip": "No video yet",
+    "depth.empty_words": "Drop one or take an example. What will happen then is written below.",
+    "depth.fps": "Frames a second, at most",
+    "depth.most_frames": "Frames, at most",
+    "depth.near": "Nearest",
+    "depth.middle": "Middle",
+    "depth.far": "Farthest",
+    "depth.focal": "Focal length",
+    "depth.frames": "Frames",
+    "depth.camera_words": "Focal length {words}.",
+    "depth.scaled": "All lengths × {factor}, from a known one.",
+    "depth.compare": "Compare",
+    "depth.measure": "Measure",
+    "depth.space": "In 3D",
+    "depth.layer": "Beside the picture",
+    "depth.layer_depth": "Depth",
+    "depth.layer_normals": "Surface directions",
+    "depth.layer_confidence": "Confidence",
+    "depth.slider": "The picture, and what was measured",
+    "depth.legend": "Colours from {near} to {far}",
+    "depth.legend_normals": "Red: facing right or left. Green: down or up. Blue: away or towards the camera.",
+    "depth.legend_confidence": "Bright where the network is sure, dark where it is not, within this picture.",
+    "depth.canvas": "The picture to click in",
+    "depth.canvas_alt": "{name}: click a point for its distance, another for the length between them",
+    "depth.click": "Click a point for its distance, a second one for the length between them.",
+    "depth.click_second": "Click a second point for the length between them.",
+    "depth.point": "Point {number}: {distance} from the camera, {depth} deep.",
+    "depth.length": "{length} between the two points.",
+    "depth.known": "This length is known, m",
+    "depth.apply": "Scale everything to it",
+    "depth.clear": "Remove the points",
+    "depth.model": "The picture in three dimensions",
+    "depth.space_words": "Drag to turn, scroll to come closer. Edges between near and far are cut.",
+    "depth.clip_result": "Depth of the video",
+    "depth.save_all": "Save all as ZIP",
+    "depth.save_points": "Save points (PLY)",
+    "depth.save_surface": "Save surface (GLB)",
+    "depth.preview": "Made with {note}. It shows the path; do not rely on its metres.",
     # the browser API
     "api.detect": (
         "Finds objects in pictures. Returns a report and an annotated PNG of each picture. The report's pictures hold "
         "detections with label, score and box: left, top, right, bottom in pixels of the original. Variant, device, "
         "dtype and size left empty are decided for this machine."
     ),
+    "api.depth": (
+        "Measures depth in pictures. Returns a report and files of each picture: depth in colours with a legend, as a "
+        "16-bit PNG and as an array, surface directions, confidence, figures, and with cloud a PLY and a GLB. The "
+        "report's pictures hold depth_m with min, max and median, focal_px and camera. Give at most one of focal_px, "
+        "fov and f35mm; without one the picture's EXIF is read, else 60 degrees are assumed and the report says so. "
+        "Variant, device, dtype and size left empty are decided for this machine."
+    ),
+    "api.focal_px": "Focal length, pixels",
+    "api.fov": "Field of view along the longer side, degrees",
+    "api.f35mm": "35 mm equivalent, mm",
+    "api.cloud": "Point cloud too",
+    "api.measured": "Files of the pictures",
     "api.pictures": "Pictures",
     "api.threshold": "Least score, 0..1",
     "api.variant": "Model",

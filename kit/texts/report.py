@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from kit.texts import PROVENANCE_OF, flips_when, refusal, why
+from kit.texts import LANGUAGES, flips_when, refusal, why
 from loader.decision import Decision
 from loader.memory import gib
-from loader.plan import Plan
+from loader.plan import Placement, Plan
 
 
 def decision_record(decision: Decision) -> dict[str, Any]:
@@ -57,24 +57,38 @@ def plan_record(plan: Plan) -> dict[str, Any]:
     }
 
 
-def plan_text(plan: Plan) -> str:
+def plan_text(plan: Plan, language: str = "en") -> str:
     """A plan for people: head, components, decisions."""
-    spec = plan.situation.spec
+    spec, words = plan.situation.spec, LANGUAGES[language].REPORT
     if not plan.fits and plan.refusal is not None:
-        return f"{spec.title} on {plan.host}: refused\n  {refusal(plan.refusal)}"
-    lines = [
-        f"{spec.title} {plan.variant} on {plan.host}: {plan.device}, {plan.size[0]}×{plan.size[1]}"
-        + (f", batch {plan.batch}" if plan.batch > 1 else "")
-        + (f", {plan.steps} steps" if plan.steps > 1 else "")
-        + (f", {plan.frames} frames" if plan.frames > 1 else ""),
-        f"  about {seconds_text(plan.predicted_seconds)}, {memory_text(plan)}, {PROVENANCE_OF[plan.provenance]}",
-    ]
-    for c in plan.components:
-        stored = "" if c.storage_dtype == c.compute_dtype else f" (stored {c.storage_dtype})"
-        extras = [c.residency] + [x for x in (c.memory_format, c.compile) if x not in ("contiguous", "none")]
-        lines.append(f"  {c.name}: {c.compute_dtype}{stored} on {c.device}, {', '.join(extras)}, {gib(c.bytes)} GiB")
-    lines += [f"  - {decision_line(d)}" for d in plan.decisions]
+        return words["refused"].format(title=spec.title, host=plan.host) + f"\n  {refusal(plan.refusal, language)}"
+    height, width = plan.size
+    head = words["head"].format(
+        title=spec.title, variant=plan.variant, host=plan.host, device=plan.device, height=height, width=width
+    )
+    counts = (("batch", plan.batch), ("steps", plan.steps), ("frames", plan.frames))
+    lines = [words["join"].join([head, *(words[name].format(count=count) for name, count in counts if count > 1)])]
+    cost = words["cost"].format(
+        seconds=seconds_text(plan.predicted_seconds),
+        memory=memory_text(plan, language),
+        provenance=LANGUAGES[language].PROVENANCE[plan.provenance],
+    )
+    lines += [f"  {cost}", *(f"  {component_line(c, language)}" for c in plan.components)]
+    lines += [f"  - {decision_line(d, language)}" for d in plan.decisions]
     return "\n".join(lines)
+
+
+def component_line(placed: Placement, language: str = "en") -> str:
+    """One component in one line: precision, device, residency and what is out of the ordinary, bytes."""
+    words = LANGUAGES[language].REPORT
+    dtype = placed.compute_dtype
+    if placed.storage_dtype != dtype:
+        dtype = words["stored"].format(compute=dtype, storage=placed.storage_dtype)
+    extras: list[str] = [placed.residency]
+    extras += [x for x in (placed.memory_format, placed.compile) if x not in ("contiguous", "none")]
+    return words["component"].format(
+        name=placed.name, dtype=dtype, device=placed.device, extras=words["join"].join(extras), gib=gib(placed.bytes)
+    )
 
 
 def decision_line(decision: Decision, language: str = "en") -> str:
@@ -85,13 +99,15 @@ def decision_line(decision: Decision, language: str = "en") -> str:
     return f"{decision.subject}: {change}: {why(decision, language)}{tail}"
 
 
-def memory_text(plan: Plan) -> str:
+def memory_text(plan: Plan, language: str = "en") -> str:
     """Predicted peak against what may be used, by pool."""
-    pools = []
-    if plan.peak_bytes["device"]:
-        pools.append(f"{gib(plan.peak_bytes['device'])} of {gib(plan.budget_bytes['device'])} GiB on {plan.device}")
-    pools.append(f"{gib(plan.peak_bytes['host'])} of {gib(plan.budget_bytes['host'])} GiB RAM")
-    return ", ".join(pools)
+    words, pools = LANGUAGES[language].REPORT, ["device", "host"] if plan.peak_bytes["device"] else ["host"]
+    return words["join"].join(
+        words[f"{pool}_memory"].format(
+            peak=gib(plan.peak_bytes[pool]), budget=gib(plan.budget_bytes[pool]), device=plan.device
+        )
+        for pool in pools
+    )
 
 
 def seconds_text(seconds: float) -> str:

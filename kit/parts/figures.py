@@ -1,0 +1,106 @@
+"""After a run: predicted against measured, and what the ladder did."""
+
+from kit.parts.markup import bar, div, element, para, sentence, text
+from kit.texts import LANGUAGES
+from kit.texts.labels import label, name_of
+from kit.texts.report import seconds_text
+from loader.folders import size_text
+from loader.outcome import Result, TraceEntry
+
+
+def figures(result: Result, language: str, *, requests: int | None = None) -> str:
+    """What the run took beside what the plan said, and its trace.
+
+    Args:
+        result: the run.
+        language: of the words.
+        requests: how many of the plan's batches the run was made of, where that is not what its items say.
+    """
+    made = result.plan
+    pool = "device" if made.peak_bytes["device"] else "host"
+    head = element("h3", text(label("figures.title", language)))
+    predicted = result.predicted_seconds if requests is None else made.predicted_seconds * requests
+    rows = [
+        _pair(label("fact.time", language), predicted, result.seconds, seconds_text(predicted), result_time(result)),
+        _pair(
+            label("fact.memory", language),
+            made.peak_bytes[pool],
+            result.peak_bytes.get(pool, 0),
+            size_text(made.peak_bytes[pool]),
+            size_text(result.peak_bytes.get(pool, 0)),
+        ),
+    ]
+    keys = div(
+        "ah-legend",
+        element("span", text(label("figures.predicted", language)), classes="ah-key ah-predicted"),
+        element("span", text(label("figures.measured", language)), classes="ah-key ah-measured"),
+    )
+    return element(
+        "section",
+        element("header", head, keys, classes="ah-head"),
+        element("p", text(ran(result, language)), classes="ah-headline"),
+        *rows,
+        para("ah-dim", _loading(result, language)),
+        trace(result.trace, language),
+        classes="ah-card ah-figures",
+        aria_label=label("figures.title", language),
+    )
+
+
+def ran(result: Result, language: str) -> str:
+    """What ran where, in which precision, on which weights."""
+    made = result.plan
+    return label(
+        "figures.ran",
+        language,
+        model=f"{made.situation.spec.title} {made.variant}",
+        device=name_of("device", made.device, language),
+        dtype=" + ".join(dict.fromkeys(p.compute_dtype for p in made.components)),
+        height=made.size[0],
+        width=made.size[1],
+        weights=LANGUAGES[language].PROVENANCE.get(result.weights, result.weights),
+    )
+
+
+def result_time(result: Result) -> str:
+    """Seconds the run took."""
+    return seconds_text(result.seconds)
+
+
+def _loading(result: Result, language: str) -> str:
+    if not result.load_seconds:
+        return label("figures.loaded", language)
+    return label("figures.loading", language, seconds=seconds_text(result.load_seconds))
+
+
+def _pair(name: str, predicted: float, measured: float, predicted_words: str, measured_words: str) -> str:
+    most = max(predicted, measured) or 1.0
+    lines = [
+        div(
+            "ah-pair-line",
+            bar(value / most, f"{name}: {words}", tone=tone),
+            element("span", text(words), classes="ah-number"),
+        )
+        for value, words, tone in (
+            (predicted, predicted_words, "ah-predicted"),
+            (measured, measured_words, "ah-measured"),
+        )
+    ]
+    return div("ah-pair", element("span", text(name), classes="ah-pair-name"), div("ah-pair-lines", *lines))
+
+
+def trace(entries: tuple[TraceEntry, ...], language: str) -> str:
+    """What did not go as first planned, step by step."""
+    title = element("h4", text(label("trace.title", language)))
+    if not entries:
+        return title + para("ah-dim", label("trace.nothing", language))
+    items = [
+        element(
+            "li",
+            element("strong", text(sentence(LANGUAGES[language].EVENTS.get(entry.event, entry.event)))),
+            para("", sentence(label("trace.entry", language, unit=entry.unit, why=entry.why))),
+            para("ah-flips", label("trace.change", language, change=entry.plan_change)) if entry.plan_change else "",
+        )
+        for entry in entries
+    ]
+    return title + element("ol", *items, classes="ah-trace")

@@ -1,0 +1,8 @@
+"""HTML components without Gradio's own styling and scripts: the page's style sheet is the only one."""
+
+import gradio as gr
+
+
+def html(value: str = "", *, elem_id: str | None = None) -> gr.HTML:
+    """A component that shows markup made by this project."""
+    return gr.HTML(value, apply_default_css=False, js_on_load=None, elem_id=elem_id, elem_classes="ah-html")

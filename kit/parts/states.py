@@ -1,0 +1,87 @@
+"""What a tab says while it waits, works, stops or fails."""
+
+from collections.abc import Mapping
+
+from kit.parts.markup import bar, div, element, para, sentence, text
+from kit.texts import error_text, stage
+from kit.texts.labels import label
+from kit.texts.report import seconds_text
+from loader.errors import AnyhostError, Cancelled, DoesNotFitError, InputError, WeightsError
+from loader.folders import size_text
+from loader.outcome import Step
+
+# Stages whose steps are bytes.
+BYTE_STAGES = frozenset({"downloading", "extracting", "checking"})
+
+
+def progress(step: Step, language: str, *, stopping: bool = False) -> str:
+    """A step as a panel: what is done, how far, how long still."""
+    counted = step.total > 1 or (step.total == 1 and step.index == 1)
+    share = step.index / step.total if step.total else 0.0
+    words = label("state.stopping", language) if stopping else stage(step.stage, step.detail, language)
+    amount = _amount(step, language) if counted else ""
+    left = ""
+    if step.seconds_left is not None:
+        left = label("state.left", language, seconds=seconds_text(step.seconds_left))
+    line = div("ah-progress-words", element("strong", text(words)), element("span", text(amount), classes="ah-dim"))
+    filled = bar(share, f"{words} {amount}".strip()) if counted else div("ah-bar ah-running", element("span"))
+    return div("ah-card ah-progress", line, filled, para("ah-dim", left), role="status", aria_live="polite")
+
+
+def _amount(step: Step, language: str) -> str:
+    if step.stage in BYTE_STAGES:
+        return label("state.of", language, done=size_text(step.index), total=size_text(step.total))
+    return label("state.of", language, done=step.index, total=step.total)
+
+
+def waiting(language: str) -> str:
+    """Shown from the click until the first step."""
+    return progress(Step("waiting", 0, 0), language)
+
+
+def failed(error: Exception, language: str) -> str:
+    """An error as the user should meet it: what went wrong, with its figures and the remedy."""
+    if isinstance(error, Cancelled):
+        return stopped(language)
+    if isinstance(error, AnyhostError):
+        words = error_text(error, language)
+        if not isinstance(error, InputError):  # those begin with the name of a file, which keeps its spelling
+            words = sentence(words)
+        return _notice(label(_title_of(error), language), words, tone="ah-bad", alert=True)
+    words = label("error.unexpected_words", language, error=f"{type(error).__name__}: {_first_line(error)}")
+    return _notice(label("error.unexpected", language), words, tone="ah-bad", alert=True)
+
+
+_TITLES: Mapping[type[AnyhostError], str] = {
+    InputError: "error.input",
+    DoesNotFitError: "error.refused",
+    WeightsError: "error.weights",
+}
+
+
+def _title_of(error: AnyhostError) -> str:
+    return next((key for kind, key in _TITLES.items() if isinstance(error, kind)), "error.run")
+
+
+def stopped(language: str) -> str:
+    """Stop was pressed and the work has ended."""
+    return _notice(label("state.stopped", language), label("state.stopped_words", language))
+
+
+def notice(title: str, words: str, *, alert: bool = False) -> str:
+    """Something worth knowing that is not a failure; ``alert`` where it answers what the user just did."""
+    return _notice(title, words, alert=alert)
+
+
+def _notice(title: str, words: str, *, tone: str = "", alert: bool = False) -> str:
+    lines = [para("", line) for line in words.splitlines() if line.strip()]
+    return div(
+        f"ah-card ah-notice {tone}".strip(),
+        element("h3", text(title)),
+        *lines,
+        role="alert" if alert else "status",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:300]

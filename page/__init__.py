@@ -1,0 +1,1 @@
+"""The page: header, host bar and one tab for each model."""

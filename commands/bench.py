@@ -35,7 +35,8 @@ def main(args: Any) -> int:
 
     machine = this_machine()
     asked = [
-        Asked(name, args.variant, batches, args.repeats, args.compile, read_size(args.size)) for name in args.adapter
+        Asked(name, args.variant, batches, args.repeats, args.compile, read_size(args.size) if args.size else None)
+        for name in args.adapter
     ]
     show(report(asked, machine.host, machine.folders), as_json=args.json)
     return exits.DONE

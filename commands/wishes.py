@@ -48,7 +48,7 @@ def read(args: Any) -> Wishes:
         dtype=whole,
         component_dtype=named,
         variant=args.variant,
-        size=read_size(args.size),
+        size=read_size(args.size) if args.size else None,
         batch=args.batch,
         steps=args.steps,
         frames=args.frames,

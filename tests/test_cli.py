@@ -128,8 +128,7 @@ def test_doctor_names_remedies(tmp_path):
 def test_sizes_are_read_as_height_by_width():
     assert read_size("640x480") == (640, 480)
     assert read_size("640") == (640, 640)
-    assert read_size(None) is None
-    with pytest.raises(InputError, match="HEIGHTxWIDTH"):
+    with pytest.raises(InputError, match="HEIGHT×WIDTH"):
         read_size("640 by 480")
 
 

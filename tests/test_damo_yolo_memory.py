@@ -9,6 +9,7 @@ from adapters import ADAPTERS, adapter
 from adapters.damo_yolo.networks import build
 from loader.memory import Shape, activation_bytes
 from tests.fake_accelerator import fake_accelerator
+from tests.machines import ROOT
 
 SPEC = adapter("damo_yolo")
 PUBLISHED = [v for v in SPEC.variants if v.provenance == "published"]
@@ -44,3 +45,13 @@ def test_names_of_weight_files_are_unique_or_the_same_file():
         for variant in spec.variants:
             for weights in variant.weights:
                 assert seen.setdefault(weights.file, weights.sources) == weights.sources, weights.file
+
+
+def test_weights_that_ship_here_announce_their_checksum_and_size():
+    """A checksum recorded at first use would refuse the file of the next release."""
+    import hashlib
+
+    for spec in ADAPTERS:
+        for weights in (w for v in spec.variants for w in v.weights if w.sources[0].kind == "asset"):
+            content = (ROOT / weights.sources[0].location).read_bytes()
+            assert (len(content), hashlib.sha256(content).hexdigest()) == (weights.bytes, weights.sha256)

@@ -87,10 +87,8 @@ def write(result: Result, asked: PictureJob | VideoRequest, folder: Path) -> lis
     settings = settings_of(result, asked.settings, asked.classes)
     records: list[dict[str, Any]] = []
     for seen, picture in zip(result.outputs, asked.pictures, strict=True):
-        files = write_shot(Shot(picture, seen), folder, asked.formats, settings)
-        records.append(
-            {"input": picture.name, "files": [str(file) for file in files], "detections": detections_record(seen)}
-        )
+        files = [str(file) for file in write_shot(Shot(picture, seen), folder, asked.formats, settings)]
+        records.append({"input": picture.name, "files": files, "detections": detections_record(seen)})
     tables = write_tables(result.outputs, folder, asked.formats, settings)
     if tables:
         records.append({"input": "all pictures", "files": [str(file) for file in tables]})

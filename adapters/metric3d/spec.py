@@ -22,7 +22,7 @@ WEIGHTS_LICENCE = Licence(
 # 616×1064 is what the networks were trained at; the smaller ones are multiples of 28 of about the same aspect.
 VIT_SIZES: tuple[Size, ...] = ((616, 1064), (476, 840), (392, 672), (280, 476), (196, 336))
 CONVNEXT_SIZES: tuple[Size, ...] = ((544, 1216), (416, 928), (320, 704))
-PREVIEW_PARAMS = 2_000_000
+PREVIEW_PARAMS = 4_681_779
 # The residual head reads pixel columns up to 1216 and metres as numbers, and the bin logits feed 512 bins.
 CONVNEXT_HEADS = (
     KeepFp32("depth_model.decoder.conv_up_2", "it reads pixel columns above 256 and metres as numbers"),
@@ -123,17 +123,17 @@ CONVNEXT_LARGE = _published(
 PREVIEW_VIT = Variant(
     name="preview",
     title="Preview weights, trained on rendered scenes",
-    components=(_vit(PREVIEW_PARAMS, 4, 60.0, 20.0, 297.0),),
+    components=(_vit(PREVIEW_PARAMS, 6, 94.3, 96.5, 210.5),),
     weights=(
         Weights(
             "metric3d_preview_vit.safetensors",
             (Source("asset", "assets/weights/metric3d_preview_vit.safetensors"),),
-            PREVIEW_PARAMS * 4,
+            9_400_000,
             APACHE,
             fills=("depth_model",),
         ),
     ),
-    sizes=((280, 476), (196, 336)),
+    sizes=((168, 224), (224, 308), (280, 476)),
     size_multiple=28,
     provenance="preview",
     input_range=(56, 1540),

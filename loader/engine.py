@@ -138,7 +138,10 @@ class Engine:
             # Pictures or frames; a request that does not say is one.
             items=max(1, getattr(request, "items", 1)),
         )
-        self._learn(result, quiet=quiet.held)
+        # An own file is another network, and a clip spends its time on reading and drawing: neither tells what a
+        # picture on these weights takes.
+        typical = opened.checkpoint is None and getattr(request, "teaches", True)
+        self._learn(result, quiet=quiet.held and typical)
         yield result
 
     # --- opening

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from adapters.aniportrait.networks import COMPONENTS, build, load_published
-from adapters.aniportrait.networks.attention import Attention, use_attention
+from adapters.aniportrait.networks.attention import Attention
+from kit.attention import use_attention
 from loader.errors import CheckpointMismatchError
 from tests.aniportrait_cases import TINY, arguments_of, call, copied, filled, noise, on_meta, tensors
 from tests.parity.case import case, manifest

@@ -83,20 +83,20 @@ def test_every_run_is_in_the_log(cpu, tmp_path):
     assert "predicted" in text
 
 
+def living_modules() -> dict[int, torch.nn.Module]:
+    gc.collect()
+    return {id(o): o for o in gc.get_objects() if issubclass(type(o), torch.nn.Module)}
+
+
 def test_every_parameter_of_a_loaded_model_belongs_to_a_component(cpu):
+    before = set(living_modules())
     result_of(cpu, request())
     opened = cpu._opened[SPEC.name]
-    declared = {c.name for c in SPEC.variant("preview").components}
-    assert set(opened.modules()) == declared
-    before = {id(p) for m in opened.modules().values() for p in (*m.parameters(), *m.buffers())}
-    gc.collect()
-    network = {
-        id(t)
-        for o in gc.get_objects()
-        if issubclass(type(o), torch.nn.Module) and type(o).__module__.startswith("adapters.")
-        for t in (*o.parameters(), *o.buffers())
-    }
-    assert network <= before
+    assert set(opened.modules()) == {c.name for c in SPEC.variant("preview").components}
+    owned = {id(t) for m in opened.modules().values() for t in (*m.parameters(), *m.buffers())}
+    new = [module for key, module in living_modules().items() if key not in before]
+    assert len(new) > 50
+    assert {id(t) for m in new for t in (*m.parameters(recurse=False), *m.buffers(recurse=False))} <= owned
 
 
 def test_no_published_weights_fall_back_to_the_preview_and_the_trace_says_so(tmp_path, monkeypatch):

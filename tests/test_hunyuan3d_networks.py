@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from adapters.hunyuan3d import cameras, grid, prepare
-from adapters.hunyuan3d.networks import VARIANTS, attention, build, join_views, load_published
+from adapters.hunyuan3d.networks import VARIANTS, build, join_views, load_published
+from kit import attention
 from loader.errors import CheckpointMismatchError
 from tests.hunyuan3d_cases import PREFIX, assert_case, big_network, network, normal, seven_views, svrm_tiny
 from tests.parity.case import case, manifest

@@ -123,7 +123,7 @@ CONVNEXT_LARGE = _published(
 PREVIEW_VIT = Variant(
     name="preview",
     title="Preview weights, trained on rendered scenes",
-    components=(_vit(PREVIEW_PARAMS, 6, 94.3, 96.5, 210.5),),
+    components=(_vit(PREVIEW_PARAMS, 6, 73.1, 96.5, 209.0),),
     weights=(
         Weights(
             "metric3d_preview_vit.safetensors",
@@ -133,7 +133,7 @@ PREVIEW_VIT = Variant(
             fills=("depth_model",),
         ),
     ),
-    sizes=((168, 224), (224, 308), (280, 476)),
+    sizes=((112, 140), (168, 224), (224, 308)),
     size_multiple=28,
     provenance="preview",
     input_range=(56, 1540),

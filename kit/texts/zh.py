@@ -170,7 +170,9 @@ PAGE = {
     "task.hunyuan3d": "从图片到网格模型",
     "intro.hunyuan3d": "由一张图片或一句话生成带纹理的三维物体。",
     "planned.title": "已规划，尚不能运行",
-    "planned.words": "{model} 在本机上的计划是真实的，并会响应每一项要求。网络本身尚未加入。",
+    "planned.words": (
+        "{model} 在本机上的计划是真实的，并会响应每一项要求。网络已加入，且与已发布的一致；运行它们的部分随后加入。"
+    ),
     # wishes
     "wish.title": "要求",
     "wish.decide": "替我决定",

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Wav2Vec2Model
 
-from adapters.aniportrait.networks.attention import Attend, attend, merge_heads, split_heads
 from adapters.aniportrait.networks.audio import FIXED, SETTINGS, SpeechEncoder, build_encoder
 from adapters.aniportrait.networks.config import check_settings
 from adapters.aniportrait.networks.layers import PositionCode
+from kit.attention import Attend, attend, merge_heads, split_heads
 
 HEADS, LAYERS, STYLES, LONGEST = 8, 8, 100, 600
 

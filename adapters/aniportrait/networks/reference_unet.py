@@ -11,9 +11,9 @@ from diffusers.models.attention_processor import Attention as DiffusersAttention
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from adapters.aniportrait.networks.attention import Attend, attend, merge_heads, split_heads
 from adapters.aniportrait.networks.config import check_settings, tuples
 from adapters.aniportrait.networks.layers import make_entry
+from kit.attention import Attend, attend, merge_heads, split_heads
 
 _CROSS_DOWN, _CROSS_UP = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
 SD15: Mapping[str, Any] = {

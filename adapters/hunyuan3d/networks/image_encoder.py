@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapters.hunyuan3d.networks.attention import Attend, attend, merge_heads, split_heads
+from kit.attention import Attend, attend, merge_heads, split_heads
 
 NORM_EPS = 1e-6
 

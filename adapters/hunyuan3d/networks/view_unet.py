@@ -16,8 +16,8 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
-from adapters.hunyuan3d.networks.attention import Attend, attend, merge_heads, split_heads
 from adapters.hunyuan3d.networks.config import check_names
+from kit.attention import Attend, attend, merge_heads, split_heads
 
 Bank = dict[str, Tensor]
 """Stored tokens ``[B, N, C]`` by the name of their self-attention layer."""

@@ -7,12 +7,12 @@ The layers are those of diffusers' ``BasicTransformerBlock``.
 from collections.abc import Mapping
 from typing import Any
 
-import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
+from kit.attention import attend, merge_heads, split_heads
 from loader.errors import InputError
 
 DEFAULT_FACE_SCALE = 0.5
@@ -20,30 +20,6 @@ FACE_TOKENS = 16
 
 # Number of queries of an attention layer -> weight of the face at each of them, [1, queries, 1].
 FaceMasks = Mapping[int, Tensor]
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention, every attention of these networks.
-
-    Args:
-        query: ``[B, heads, queries, head_dim]``.
-        key: ``[B, heads, tokens, head_dim]``.
-        value: as ``key``.
-
-    Returns:
-        ``[B, heads, queries, head_dim]``.
-    """
-    return F.scaled_dot_product_attention(query, key, value)
-
-
-def split_heads(tokens: Tensor, heads: int) -> Tensor:
-    """``[B, N, heads * d]`` to ``[B, heads, N, d]``."""
-    return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def merge_heads(tokens: Tensor) -> Tensor:
-    """``[B, heads, N, d]`` to ``[B, N, heads * d]``."""
-    return tokens.transpose(1, 2).flatten(2)
 
 
 class PlainAttention:

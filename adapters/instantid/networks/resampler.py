@@ -6,7 +6,7 @@ Source: InstantID/InstantID @ 2145b67, itself the perceiver resampler of Flaming
 import torch
 from torch import Tensor, nn
 
-from adapters.instantid.networks.attention import attend, merge_heads, split_heads
+from kit.attention import attend, merge_heads, split_heads
 
 
 class LatentAttention(nn.Module):

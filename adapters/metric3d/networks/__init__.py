@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapters.metric3d.networks.attention import attend, use_attention
 from adapters.metric3d.networks.config import VARIANTS, configure
 from adapters.metric3d.networks.model import DepthModel, Prediction
+from kit.attention import attend, use_attention
 from loader.strict import load_strict
 
 __all__ = ["COMPONENTS", "VARIANTS", "DepthModel", "Prediction", "attend", "build", "load_published", "use_attention"]

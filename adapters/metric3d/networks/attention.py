@@ -1,17 +1,8 @@
-"""The one attention product of these networks, and how to put another in its place."""
-
-from collections.abc import Callable
+"""Self-attention with one projection for query, key and value."""
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""``(query, key, value) -> output``, each ``[B, heads, tokens, width]``; softmax scaled by ``width ** -0.5``."""
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention of ``[B, heads, tokens, width]``, by whatever kernel torch finds best."""
-    return F.scaled_dot_product_attention(query, key, value)
+from kit.attention import Attend, attend
 
 
 class Attention(nn.Module):
@@ -32,11 +23,3 @@ class Attention(nn.Module):
         """``[B, N, C]`` to the same."""
         query, key, value = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return self.proj(self.attend(query, key, value).transpose(1, 2).flatten(2))
-
-
-def use_attention(module: nn.Module, function: Attend) -> int:
-    """Let every attention layer below ``module`` call ``function``; returns how many do."""
-    layers = [child for child in module.modules() if isinstance(child, Attention)]
-    for layer in layers:
-        layer.attend = function
-    return len(layers)

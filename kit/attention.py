@@ -1,31 +1,29 @@
-"""The one attention product of these networks, and how to put another in its place."""
+"""The one attention product of all our networks, and how to put another in its place."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Protocol, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""``(query, key, value) -> output``, each ``[B, heads, tokens, width]``; softmax scaled by ``width ** -0.5``."""
+
+class Attend(Protocol):
+    """Softmax attention scaled by ``width ** -0.5``.
+
+    ``query [B, heads, Q, width]``, ``key`` and ``value [B, heads, K, width]``, ``bias`` broadcastable to
+    ``[B, heads, Q, K]`` and added before the softmax; returns ``[B, heads, Q, width]``.
+    """
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor: ...
 
 
 class _HoldsAttend(Protocol):
     attend: Attend
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention.
-
-    Args:
-        query: ``[B, heads, Q, width]``.
-        key: ``[B, heads, K, width]``.
-        value: ``[B, heads, K, width]``.
-
-    Returns:
-        ``[B, heads, Q, width]``.
-    """
-    return F.scaled_dot_product_attention(query, key, value)
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Attention by torch's fused kernels, as ``Attend`` describes."""
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:

@@ -47,8 +47,13 @@ def tab(context: PageContext) -> None:
 
 def example_files(folder: Path = EXAMPLES) -> list[Path]:
     """Pictures that ship with the project, photographs before rendered scenes."""
-    files = [path for path in folder.glob("*") if path.suffix.lower() in EXAMPLE_KINDS]
+    files = [path for path in folder.glob("*") if path.suffix.lower() in EXAMPLE_KINDS and not _for_depth(path)]
     return sorted(files, key=lambda path: (path.stem.startswith("scene"), path.name))
+
+
+def _for_depth(path: Path) -> bool:
+    """Rooms and yards are there to be measured: nothing in them has a name here."""
+    return path.stem.startswith("depth")
 
 
 def _named(files: Sequence[tuple[str, str | None]] | None) -> list[tuple[str, str]]:

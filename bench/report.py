@@ -2,18 +2,36 @@
 
 import json
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from adapters import adapter
+from bench.depth import Depth
 from bench.detector import Detector
 from bench.timing import Times, interleaved, ratio
 from loader.errors import DoesNotFitError, InputError
 from loader.folders import Folders
 from loader.host import Host
 from loader.measure import PeakMeter
-from loader.plan import plan
+from loader.plan import Placement, Plan, plan
 from loader.wishes import Wishes
+
+
+class Subject(Protocol):
+    """What is timed of one adapter under one plan."""
+
+    @property
+    def weights(self) -> str: ...
+
+    def placements(self, *, compiled: bool) -> dict[str, Placement]: ...
+
+    def call(self, placement: Placement, batch: int) -> Callable[[], Any]: ...
+
+    def drift(self, reference: Placement, other: Placement) -> float | None: ...
+
+
+SUBJECTS: Mapping[str, Callable[[Plan, Folders], Subject]] = {"damo_yolo": Detector, "metric3d": Depth}
 
 
 @dataclass(frozen=True)
@@ -36,14 +54,14 @@ def rows(asked: Asked, host: Host, folders: Folders) -> list[dict[str, Any]]:
         DoesNotFitError: no plan.
     """
     spec = adapter(asked.adapter)
-    if asked.adapter != "damo_yolo":
-        raise InputError(f"{spec.title} has no bench yet: damo_yolo has")
+    if asked.adapter not in SUBJECTS:
+        raise InputError(f"{spec.title} has no bench yet: {', '.join(SUBJECTS)} have")
     made: list[dict[str, Any]] = []
     for batch in asked.batches:
         planned = plan(spec, host, Wishes(variant=asked.variant, batch=batch, size=asked.size))
         if not planned.fits:
             raise DoesNotFitError(planned.refusal)
-        subject = Detector(planned, folders)
+        subject = SUBJECTS[asked.adapter](planned, folders)
         placements = subject.placements(compiled=asked.compiled)
         calls = {name: subject.call(placement, batch) for name, placement in placements.items()}
         times = interleaved(calls, asked.repeats)

@@ -123,14 +123,16 @@ CONVNEXT_LARGE = _published(
 PREVIEW_VIT = Variant(
     name="preview",
     title="Preview weights, trained on rendered scenes",
-    components=(_vit(PREVIEW_PARAMS, 6, 73.1, 96.5, 209.0),),
+    components=(_vit(PREVIEW_PARAMS, 6, 94.3, 96.5, 210.0),),
     weights=(
         Weights(
             "metric3d_preview_vit.safetensors",
             (Source("asset", "assets/weights/metric3d_preview_vit.safetensors"),),
-            9_400_000,
+            9_398_054,
             APACHE,
             fills=("depth_model",),
+            bytes_exact=True,
+            sha256="e9fa1d60ecf15c22eaa90b5325da757a22cccd940615f1584fe6d63ef558e884",
         ),
     ),
     sizes=((112, 140), (168, 224), (224, 308)),

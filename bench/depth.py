@@ -1,0 +1,105 @@
+"""What is timed for Metric3D: the network as published, and what each adaptation makes of it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adapters.metric3d.geometry import prepare
+from adapters.metric3d.networks import Prediction, build, load_published, use_attention
+from adapters.metric3d.pipeline import SAMPLE, Metric3D, network_of
+from kit.images import open_picture
+from loader.folders import Folders, find
+from loader.place import call_guard, place
+from loader.plan import Placement, Plan
+from loader.spec import Variant
+from loader.weights import load_component, open_state
+
+Call = Callable[[], Any]
+EAGER = "eager"
+SEED = 7
+
+
+def eager_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Attention as the authors compute it: the whole matrix of weights, then its softmax, then the sum.
+
+    ``[B, heads, tokens, width]`` each, and so is the result; ``bias`` is added to the matrix.
+    """
+    weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    return (weights if bias is None else weights + bias).softmax(dim=-1) @ value
+
+
+class Depth:
+    """Configurations of one variant, all with the same weights: the published ones if they are here, else seeded."""
+
+    component = "depth_model"
+
+    def __init__(self, plan: Plan, folders: Folders) -> None:
+        self._plan = plan
+        self._variant: Variant = plan.situation.spec.variant(plan.variant)
+        found = [find(w, folders) for w in self._variant.weights]
+        self._file: Path | None = found[0].path if found[0] else None
+        self.weights = self._variant.provenance if self._file else "seeded weights"
+        self._picture = open_picture(SAMPLE)
+
+    def placements(self, *, compiled: bool) -> dict[str, Placement]:
+        """What is compared, by name; the first is the network as its authors run it."""
+        planned = self._plan.component(self.component)
+        plain = replace(
+            planned,
+            storage_dtype="fp32",
+            compute_dtype="fp32",
+            memory_format="contiguous",
+            attention=EAGER,
+            compile="none",
+            keep_fp32=(),
+        )
+        rows = {"as published": plain}
+        if planned.memory_format == "contiguous":
+            rows["SDPA fp32"] = replace(plain, attention=planned.attention)
+        else:
+            rows["channels last fp32"] = replace(
+                plain, attention=planned.attention, memory_format=planned.memory_format
+            )
+        if planned.compute_dtype != "fp32":
+            rows[planned.compute_dtype] = replace(planned, compile="none")
+        if compiled:
+            rows |= {f"{name}, compiled": replace(p, compile="default") for name, p in tuple(rows.items())[1:]}
+        rows["planned"] = planned
+        return rows
+
+    def call(self, placement: Placement, batch: int) -> Call:
+        """One forward of the placed network on ``batch`` copies of the sample picture."""
+        guard = call_guard(self._module(placement), placement)
+        images, _ = prepare(self._picture.rgb, self._plan.size)
+        return partial(guard, images.repeat(batch, 1, 1, 1))
+
+    def drift(self, reference: Placement, other: Placement) -> float | None:
+        """Mean relative difference of the canonical depths; None for seeded weights, which see nothing."""
+        if self._file is None:
+            return None
+        first, second = (self._depth(placement) for placement in (reference, other))
+        return float(((second - first).abs() / first.abs().clamp(min=1e-3)).mean())
+
+    def _depth(self, placement: Placement) -> Tensor:
+        prediction: Prediction = self.call(placement, 1)()
+        return prediction.depth.cpu()
+
+    def _module(self, placement: Placement) -> torch.nn.Module:
+        name = str(self._variant.config.get("variant", self._variant.name))
+        if self._file is not None:
+            name, config = network_of(self._file, name)
+            state = open_state(self._file, key=self._variant.weights[0].key)
+            module = load_component(
+                partial(build, self.component, name, **config), load_published, self.component, state
+            )
+        else:
+            torch.manual_seed(SEED)
+            module = build(self.component, name)
+        if placement.attention == EAGER:
+            use_attention(module, eager_attention)
+        return place(module, placement, Metric3D.own_edges[self.component])

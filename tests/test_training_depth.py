@@ -333,28 +333,30 @@ def test_the_shipped_file_says_what_it_is():
     assert header["provenance"] == "trained on ray-cast scenes by training/depth"
     assert header["canonical_focal"] == "1000"
     assert size_of(path) == (112, 140)
-    assert json.loads(header["config"]) == {part: dict(values) for part, values in CONFIG.items()}
+    config = {part: dict(values) for part, values in CONFIG.items()}
+    config["decoder"]["iters"] = 1
+    assert json.loads(header["config"]) == config
 
 
 def test_the_shipped_weights_measure_unseen_scenes(scenes, shipped):
     depth, normal = judge(shipped, scenes, size_of(ROOT / WEIGHTS))
-    assert depth.abs_rel < MAXREL
-    assert depth.delta1 > MINDELTA
-    assert depth.rank > MINRANK
-    assert normal.mean < MAXANGLE
+    assert depth.abs_rel < 0.5
+    assert depth.delta1 > 0.35
+    assert depth.rank > 0.6
+    assert normal.mean < 34
 
 
 def test_the_shipped_weights_measure_alike_in_bf16(scenes, shipped):
     size = size_of(ROOT / WEIGHTS)
     narrow = in_precision(load(ROOT / WEIGHTS), "bf16, decoder fp32")
     pairs = [[predict(m, s.image, s.focal_px, size)[0] for m in (shipped, narrow)] for s in scenes[:6]]
-    assert np.mean([np.abs(b - a) / a for a, b in pairs]) < MAXDRIFT
+    assert np.mean([np.abs(b - a) / a for a, b in pairs]) < 0.01
 
 
 def test_the_shipped_weights_order_a_real_photograph(shipped):
     found = judge_stereo(shipped, motorcycle(), size_of(ROOT / WEIGHTS))
-    assert found.rank > PHOTORANK
-    assert found.abs_rel < PHOTOREL
+    assert found.rank > 0.4
+    assert found.abs_rel < 0.7
 
 
 def test_the_photograph_has_its_calibrated_depth():

@@ -132,7 +132,7 @@ PREVIEW_VIT = Variant(
             APACHE,
             fills=("depth_model",),
             bytes_exact=True,
-            sha256="e9fa1d60ecf15c22eaa90b5325da757a22cccd940615f1584fe6d63ef558e884",
+            sha256="5a992fc31f57aadd60b7c57487b72a69af6ffe4c0f69cb1374330d4babcaa327",
         ),
     ),
     sizes=((112, 140), (168, 224), (224, 308)),

@@ -16,8 +16,8 @@ from adapters.metric3d.networks import DepthModel, build, load_published
 from adapters.metric3d.networks.vit import PATCH
 
 VARIANT = "vit_small"
-SIZE = (168, 224)
-"""Height and width of the network's input at the end of training, and best used at."""
+SIZE = (112, 140)
+"""Height and width of the network's input in training, and best used at."""
 
 CONFIG: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -106,18 +106,17 @@ def last_channels(model: DepthModel) -> DepthModel:
     return model
 
 
-def save(model: nn.Module, path: Path, stages: Sequence[Mapping[str, object]]) -> None:
+def save(model: DepthModel, path: Path, stages: Sequence[Mapping[str, object]]) -> None:
     """Write fp16 weights under upstream's names, with how to build and use them in the header.
 
     Args:
-        model: the network.
+        model: the network, with as many refinements as it is to be used with.
         path: of the safetensors file; its folder is made.
-        stages: the settings of every run that led here, first to last; of the last, its size and refinements are
-            those the network is to be used with.
+        stages: the settings of every run that led here, first to last; the size of the last is the one to use.
     """
     last = stages[-1]
     config = {part: dict(values) for part, values in CONFIG.items()}
-    config["decoder"]["iters"] = last["refinements"]
+    config["decoder"]["iters"] = model.depth_model.decoder.iters
     metadata = {
         "format": "pt",
         "architecture": "metric3d",

@@ -202,7 +202,7 @@ def train(
     """
     model, averaged = fresh(settings.seed).train(), fresh(settings.seed)
     use_attention(model, product_attention)
-    decoder_of(model).iters = settings.refinements
+    decoder_of(model).iters = decoder_of(averaged).iters = settings.refinements
     if start is not None:
         load_published(model, "depth_model", start)
         averaged.load_state_dict(model.state_dict())

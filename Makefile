@@ -8,8 +8,9 @@ PORT ?= 7860
 run: $(VENV)/.run
 	$(BIN)/python app.py serve --port $(PORT)
 
+# Two workers with one thread each: two with two each would wait for one another.
 test: check
-	$(BIN)/python -m pytest -n 2 -m "not alone and not browser"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not alone and not browser"
 	$(BIN)/python -m pytest -m "alone or browser"
 
 check: $(VENV)/.test

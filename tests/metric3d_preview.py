@@ -51,10 +51,11 @@ def write_tiny(path: Path, variant: str = "vit_small", config: dict[str, Any] | 
 
 
 def tiny_spec(weights: Path) -> AdapterSpec:
-    """The adapter as announced, but for the size of the preview's file."""
+    """The adapter as announced, but for the size and checksum of the preview's file."""
     spec = adapter("metric3d")
     preview = spec.variant("preview")
-    smaller = replace(preview, weights=(replace(preview.weights[0], bytes=weights.stat().st_size),))
+    file = replace(preview.weights[0], bytes=weights.stat().st_size, bytes_exact=False, sha256="")
+    smaller = replace(preview, weights=(file,))
     return replace(spec, variants=tuple(smaller if v.name == "preview" else v for v in spec.variants))
 
 

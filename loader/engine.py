@@ -17,7 +17,7 @@ from typing import Any, cast
 from loader import failures, quality
 from loader.decision import Failure, Limits, Situation
 from loader.errors import Cancelled, DoesNotFitError, InputError, RunError, WeightsUnavailableError
-from loader.folders import Folders
+from loader.folders import Folders, find
 from loader.host import Host
 from loader.knowledge import Knowledge, Quarantine, correction_key
 from loader.measure import Cost, PeakMeter, Store
@@ -188,7 +188,9 @@ class Engine:
             if failure is None:
                 return cast(Opened, opened)
             failure = replace(failure, component=quality.main_component(current))
-            current = self._next_down(current, failure, "loading", trace)
+            lower = self._next_down(current, failure, "loading", trace)
+            files = self._files_for(lower, current, files, checkpoint)
+            current = lower
 
     def _fitting(self, spec: AdapterSpec, wishes: Wishes) -> Plan:
         current = self.plan(spec, wishes)
@@ -281,10 +283,30 @@ class Engine:
         problem: Failure | None = failure
         while problem is not None:
             lower = self._next_down(opened.plan, problem, unit, trace)
-            _, problem = _attempt(partial(opened.adopt, lower))
+            files = self._files_for(lower, opened.plan, opened.files, opened.checkpoint)
+            _, problem = _attempt(partial(opened.adopt, lower, files))
             problem = problem and replace(problem, component=failure.component)
         # An operator that lacks a dtype will lack it in the next request too.
         self._fp32_modules[opened.plan.adapter] = opened.plan.situation.limits.fp32_modules
+
+    def _files_for(
+        self, lower: Plan, before: Plan, files: Mapping[str, Path], checkpoint: Path | None
+    ) -> Mapping[str, Path]:
+        """Files of the next plan down. A smaller variant runs on its own, if they are here: none was announced.
+
+        Raises:
+            RunError: the smaller variant's weights are not on this disk, or an own file has no smaller variant.
+        """
+        if lower.variant == before.variant:
+            return files
+        wanted = lower.situation.spec.variant(lower.variant).weights
+        found = {w.file: there.path for w in wanted if (there := find(w, self.folders)) is not None}
+        if checkpoint is not None or len(found) < len(wanted):
+            raise RunError(
+                f"{before.variant} does not fit and {lower.variant} would, but its weights are not on this disk: "
+                f"choose variant {lower.variant}, which fetches them"
+            )
+        return found
 
     def _next_down(self, before: Plan, failure: Failure, unit: str, trace: list[TraceEntry]) -> Plan:
         after = relax(before, failure)

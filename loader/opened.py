@@ -59,13 +59,15 @@ class Opened:
         """Take another request's size and batch; the components stay as they are."""
         self.plan = wanted
 
-    def adopt(self, lower: Plan) -> None:
+    def adopt(self, lower: Plan, files: Mapping[str, Path]) -> None:
         """Put a relaxed plan in force: components whose placement changed are loaded anew from their files."""
         before = {p.name: p for p in self.plan.components}
         same_variant = lower.variant == self.plan.variant
-        self.plan = lower
-        changed = [p.name for p in lower.components if not same_variant or before.get(p.name) != p]
-        for name in changed:
+        self.plan, self.files = lower, files
+        if not same_variant:
+            self._residency = Residency(lower, {}, self._load)
+            before = {}
+        for name in [p.name for p in lower.components if before.get(p.name) != p]:
             self._residency.replace(lower, {name: self._load(name)})
 
     def modules(self) -> dict[str, nn.Module]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from adapters import adapter
+from adapters.damo_yolo.networks import build
 from adapters.damo_yolo.pipeline import DamoYolo, DetectRequest
 from kit.images import open_picture
 from loader import place as placing
@@ -161,6 +162,34 @@ def test_out_of_memory_everywhere_ends_with_a_clear_error(tmp_path):
         engine = engine_on(host_with(fake_card(8 * 2**30)), tmp_path)
         with pytest.raises(RunError, match=r"out of memory.*no smaller"):
             result_of(engine, request(), replace(PREVIEW, dtype="fp32"))
+
+
+def test_a_smaller_variant_runs_on_its_own_file_if_that_is_here_and_allowed(tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    for name in ("Nl", "Ns"):
+        torch.manual_seed(3)
+        torch.save({"model": build("detector", name).state_dict()}, own / SPEC.variant(name).weights[0].file)
+    only = replace(SPEC, smaller=("Nl", "Ns"))
+    wishes = Wishes(variant="Nl", size=(320, 320), dtype="fp32")
+
+    def run(wishes: Wishes, folders: tuple) -> Result:
+        engine = engine_on(host_with(fake_card(8 * GIB)), tmp_path)
+        engine.folders = replace(engine.folders, own=folders)
+        *_, last = engine.run(only, request(), wishes)
+        engine.close()
+        return last
+
+    # Between what the two need: 5.7 and 1.4 million parameters.
+    with fake_accelerator(21 * MIB):
+        with pytest.raises(RunError):
+            run(wishes, (own,))
+        result = run(replace(wishes, allow_smaller=True), (own,))
+        assert result.plan.variant == "Ns"
+        assert any("variant Nl → Ns" in t.plan_change for t in result.trace)
+        (own / SPEC.variant("Ns").weights[0].file).unlink()
+        with pytest.raises(RunError, match="not on this disk"):
+            run(replace(wishes, allow_smaller=True), (own,))
 
 
 def test_an_operator_missing_for_half_keeps_that_part_in_fp32(tmp_path, expected):

@@ -1,5 +1,7 @@
 """English. Rules and flips are filled from a decision's ``params``, ``subject``, ``wanted`` and ``got``."""
 
+from kit.texts.words import words_of
+
 RULES = {
     # device
     "device_wish": "you chose {got} instead of {wanted}",
@@ -415,3 +417,12 @@ PAGE = {
     "api.report": "Report",
     "api.annotated": "Annotated pictures",
 }
+
+# Subjects with a module of their own.
+RULES |= words_of("RULES", "en")
+FLIPS |= words_of("FLIPS", "en")
+PROVENANCE |= words_of("PROVENANCE", "en")
+STAGES |= words_of("STAGES", "en")
+EVENTS |= words_of("EVENTS", "en")
+REPORT |= words_of("REPORT", "en")
+PAGE |= words_of("PAGE", "en")

@@ -1,5 +1,7 @@
 """简体中文。Same keys and figures as ``en``; names of products, formats and options stay as they are."""
 
+from kit.texts.words import words_of
+
 RULES = {
     # device
     "device_wish": "您选择了 {got}，而不是 {wanted}",
@@ -404,3 +406,12 @@ PAGE = {
     "api.report": "报告",
     "api.annotated": "带框图片",
 }
+
+# Subjects with a module of their own.
+RULES |= words_of("RULES", "zh")
+FLIPS |= words_of("FLIPS", "zh")
+PROVENANCE |= words_of("PROVENANCE", "zh")
+STAGES |= words_of("STAGES", "zh")
+EVENTS |= words_of("EVENTS", "zh")
+REPORT |= words_of("REPORT", "zh")
+PAGE |= words_of("PAGE", "zh")

@@ -1,0 +1,4 @@
+"""Words of the Metric3D tab: (English, Simplified Chinese)."""
+
+PAGE: dict[str, tuple[str, str]] = {}
+STAGES: dict[str, tuple[str, str]] = {}

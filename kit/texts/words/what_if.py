@@ -1,0 +1,4 @@
+"""Words of the what-if page: (English, Simplified Chinese)."""
+
+PAGE: dict[str, tuple[str, str]] = {}
+STAGES: dict[str, tuple[str, str]] = {}

@@ -13,6 +13,7 @@ from adapters.metric3d.geometry import prepare
 from adapters.metric3d.networks import Prediction, build, load_published, use_attention
 from adapters.metric3d.pipeline import SAMPLE, Metric3D, network_of
 from kit.images import open_picture
+from loader.attention_names import SDPA
 from loader.folders import Folders, find
 from loader.place import call_guard, place
 from loader.plan import Placement, Plan
@@ -102,4 +103,5 @@ class Depth:
             module = build(self.component, name)
         if placement.attention == EAGER:
             use_attention(module, eager_attention)
+            placement = replace(placement, attention=SDPA)  # what the loader knows; it leaves the layers as they are
         return place(module, placement, Metric3D.own_edges[self.component])

@@ -13,6 +13,7 @@ from loader.errors import InputError
 from loader.folders import Folders
 from loader.host import Host, host_from_json, host_to_json
 from loader.measure import Store
+from loader.microprobe import with_micro
 from loader.probe import probe
 
 if TYPE_CHECKING:
@@ -30,18 +31,20 @@ class Machine:
 
     def engine(self) -> "Engine":
         """A new engine on this machine, with its run log in the cache folder."""
+        from loader.acceptance import by_deployer
         from loader.engine import Engine
         from loader.process import limit_threads
         from loader.runlog import RunLog
 
         limit_threads(self.host.cpu.cores)
-        return Engine(self.host, self.folders, self.store, RunLog(self.folders.cache / "runs.log"))
+        log = RunLog(self.folders.cache / "runs.log")
+        return Engine(self.host, self.folders, self.store, log, accepted=by_deployer(os.environ))
 
 
 def this_machine() -> Machine:
     """Probe with torch, and keep what was found for commands that must not wait for torch."""
     folders = Folders.from_environ(os.environ)
-    host = probe(cache_dir=folders.cache, environ=os.environ)
+    host = with_micro(probe(cache_dir=folders.cache, environ=os.environ), folders.cache)
     _keep(host, folders.cache / "host.json")
     return _machine(host, folders)
 

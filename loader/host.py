@@ -4,6 +4,7 @@ Nothing here asks the machine; ``loader.probe`` does. Bytes are bytes, rates are
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ Kind = Literal["cuda", "rocm", "mps", "xpu", "fake"]
 Platform = Literal["local", "spaces", "zerogpu"]
 RateSource = Literal["measured", "vendor", "estimated"]
 
+MAX_FILE_BYTES = 2**18  # the longest named host has 3 KB
 NAMED_HOSTS = Path(__file__).with_name("hosts")
 
 
@@ -27,6 +29,30 @@ class Rate:
 
     gflops: float
     source: RateSource = "vendor"
+
+
+Operation = Literal["convolution", "linear", "attention", "normalisation", "interpolation"]
+
+
+@dataclass(frozen=True)
+class OpTime:
+    """How long one small operation of a network took on a device (see ``loader.microprobe``).
+
+    Attributes:
+        layout: "contiguous" or "channels_last" for convolutions, else "".
+        kernel: "sdpa" or "blocks" for attention, else "".
+        length: keys of an attention, else 0.
+        seconds: of the fastest call.
+        finite: whether harmless inputs gave finite results.
+    """
+
+    operation: Operation
+    dtype: Dtype
+    seconds: float
+    layout: str = ""
+    kernel: str = ""
+    length: int = 0
+    finite: bool = True
 
 
 @dataclass(frozen=True)
@@ -41,6 +67,7 @@ class Cpu:
         effective_isa: ``isa`` after ``limits``: what products really use.
         rates: per dtype, matrix products on all usable cores.
         bf16_convolution_ratio: fp32 time over bf16 time of a timed convolution, 0 when not timed.
+        micro: single operations as timed here, empty when they were not.
     """
 
     name: str
@@ -52,6 +79,7 @@ class Cpu:
     arch: str = "x86_64"
     bandwidth_gbs: float = 20.0
     bf16_convolution_ratio: float = 0.0
+    micro: tuple[OpTime, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +96,7 @@ class Accelerator:
         broken: dtypes known to give NaN on this card (GTX 16xx in fp16).
         link_gbs: host to device copy bandwidth.
         runs_code: a kernel was launched and answered; None when it could not be tried.
+        micro: single operations as timed here, empty when they were not.
     """
 
     device: str
@@ -84,6 +113,7 @@ class Accelerator:
     broken: tuple[Dtype, ...] = ()
     multiprocessors: int = 0
     runs_code: bool | None = None
+    micro: tuple[OpTime, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,7 +165,30 @@ def load_host(name_or_file: str) -> Host:
     path = Path(name_or_file) if name_or_file.endswith(".json") else NAMED_HOSTS / f"{Path(name_or_file).name}.json"
     if not path.is_file():
         raise InputError(f"no host {name_or_file!r}: give a .json file or one of {', '.join(host_names())}")
-    return host_from_json(path.read_text(encoding="utf-8"), where=path.name)
+    return host_file(path)
+
+
+def host_file(path: Path) -> Host:
+    """The host described by a file, as ``app.py host --json`` writes one.
+
+    Raises:
+        InputError: the file cannot be read, is larger than any description, or does not describe a host.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise InputError(
+                f"{path.name} has {size:,} bytes, and a description of a host at most {MAX_FILE_BYTES:,}: "
+                "send what `python app.py host --json` writes"
+            )
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path.name} does not describe a host: it is not JSON in UTF-8; send what `python app.py host --json` writes"
+        ) from error
+    except OSError as error:
+        raise InputError(f"{path.name} cannot be read: {error.strerror or error}") from error
+    return host_from_json(text, where=path.name)
 
 
 def host_from_json(text: str, *, where: str = "host") -> Host:
@@ -180,11 +233,20 @@ def _check(host: Host, where: str) -> None:
             f"{a.device}.link_gbs": a.link_gbs,
             **_rate_figures(a.device, a.rates),
         }
-    wrong = [f"{name}={value}" for name, value in figures.items() if not value > 0]
+    wrong = [f"{name}={value}" for name, value in figures.items() if not 0 < value < math.inf]
+    wrong += [f"{name}={value}" for name, value in _amounts(host).items() if not value >= 0]
+    devices = [a.device for a in host.accelerators]
+    wrong += [f"{device} is named twice" for device in sorted({d for d in devices if devices.count(d) > 1})]
     owners = [("cpu", host.cpu.rates), *((a.device, a.rates) for a in host.accelerators)]
     wrong += [f"{owner}.rates.fp32 is missing" for owner, rates in owners if "fp32" not in rates]
     if wrong:
-        raise InputError(f"{where} does not describe a host: {', '.join(wrong)} (figures must be above zero)")
+        raise InputError(f"{where} does not describe a host: {', '.join(wrong)} (amounts are not negative, rates above zero)")
+
+
+def _amounts(host: Host) -> dict[str, float]:
+    """Figures of which there may be none left, but not less."""
+    free = {f"{a.device}.free_bytes": a.free_bytes for a in host.accelerators}
+    return {"free_ram_bytes": host.free_ram_bytes, "disk_free_bytes": host.disk_free_bytes, **free}
 
 
 def _rate_figures(owner: str, rates: Mapping[str, Rate]) -> dict[str, float]:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loader.attention import product, use_attention
+from loader.attention_names import span_of
 from loader.errors import RunError
 from loader.plan import Placement
 from loader.weights import cast_in_place
@@ -37,6 +39,8 @@ def place(module: nn.Module, placement: Placement, own_edges: Iterable[str] = ()
     cast_in_place(module, lambda name: torch.float32 if in_part(name, islands) else storage)
     if placement.memory_format == "channels_last":
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if span_of(placement.attention) is not None:
+        use_attention(module, product(placement.attention))
     if placement.residency == "resident" or placement.device == "cpu":
         module.to(torch.device(placement.device))
     for path in placement.keep_fp32:

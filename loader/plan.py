@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from loader import cost, ladder, rules, wish_rules
+from loader import cost, kernel_rules, ladder, rules, wish_rules
 from loader.codec import from_plain, to_plain
 from loader.decision import Decision, Failure, FailureKind, Limits, Param, Rejected, Situation
 from loader.host import Accelerator, Dtype, Host
@@ -254,7 +254,8 @@ def _place_component(
     precision = candidate.precisions[component.name]
     device = "cpu" if component.on_cpu else candidate.device
     accelerator = situation.host.accelerator(device)
-    memory_format, format_notes = rules.choose_format(component, accelerator, precision)
+    memory_format, format_notes = kernel_rules.choose_format(situation, component, accelerator, precision)
+    attention, attention_notes = kernel_rules.choose_attention(situation, component, accelerator, precision)
     hooked = candidate.residency in ("blocks", "dropped") and accelerator is not None
     calls = cost.calls(component, candidate.shape)
     own = cost.component_seconds(
@@ -271,13 +272,13 @@ def _place_component(
         compute_dtype=precision.compute,
         residency="resident" if component.on_cpu else candidate.residency,
         memory_format=memory_format,
-        attention="sdpa",
+        attention=attention,
         compile=compile_mode,
         bytes=weight_bytes(component, precision.storage),
         fuse=component.fuse,
         keep_fp32=islands,
     )
-    return placement, (*format_notes, *rules.fuse_decision(component), *compile_notes)
+    return placement, (*format_notes, *attention_notes, *kernel_rules.fuse_decision(component), *compile_notes)
 
 
 def _memory_notes(situation: Situation, variant: Variant, chosen: Candidate) -> tuple[Decision, ...]:

@@ -6,8 +6,8 @@ measured on the host itself, where there are any, replace them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
+from loader import micro
 from loader.decision import Decision, Rejected, Situation
 from loader.host import Accelerator, Cpu, Dtype, Rate
 from loader.memory import Precision
@@ -137,7 +137,7 @@ def dtype_objection(
 
 def _accelerator_objection(component: Component, accelerator: Accelerator, dtype: Dtype) -> Decision | None:
     params = {"device": accelerator.device, "name": accelerator.name, "arch": accelerator.arch}
-    if dtype in accelerator.broken:
+    if dtype in accelerator.broken or dtype in micro.not_finite(accelerator.micro):
         return Decision(f"{dtype}_broken", component.name, dtype, "fp32", params)
     if dtype not in accelerator.native:
         slower = _slower_than_fp32(accelerator.rates, dtype)
@@ -147,6 +147,9 @@ def _accelerator_objection(component: Component, accelerator: Accelerator, dtype
 
 def _cpu_objection(situation: Situation, component: Component, dtype: Dtype) -> Decision | None:
     cpu = situation.host.cpu
+    if dtype in micro.not_finite(cpu.micro):
+        params: dict[str, str | int | float] = {"device": "cpu", "name": cpu.name, "arch": cpu_isa_name(cpu)}
+        return Decision(f"{dtype}_broken", component.name, dtype, "fp32", params)
     if dtype == "fp16":
         return _fp16_on_cpu(cpu, component)
     if dtype == "bf16":
@@ -156,7 +159,10 @@ def _cpu_objection(situation: Situation, component: Component, dtype: Dtype) -> 
 
 def _fp16_on_cpu(cpu: Cpu, component: Component) -> Decision:
     measured = cpu.rates.get("fp16")
-    if component.channels_last and "avx512_fp16" in cpu.effective_isa:
+    convolutions = micro.gain(cpu.micro, "convolution", "fp16") if component.channels_last else None
+    if convolutions:
+        times, evidence = round(1 / convolutions, 1), "measured"
+    elif component.channels_last and "avx512_fp16" in cpu.effective_isa:
         # Such a CPU multiplies matrices in fp16 as fast as in fp32; its convolutions are still slower.
         times, evidence = 1.8, "typical"
     elif measured and measured.source == "measured":
@@ -214,8 +220,11 @@ def cpu_bf16_gain(situation: Situation, component: Component) -> tuple[float, st
     if learned:
         return learned, "measured"
     cpu = situation.host.cpu
-    if component.channels_last and cpu.bf16_convolution_ratio > 0:
-        return cpu.bf16_convolution_ratio, "measured"
+    if component.channels_last:
+        # Timed beside a contiguous one and kept over starts, where it was; else as the last start saw it.
+        ratio = micro.gain(cpu.micro, "convolution", "bf16") or cpu.bf16_convolution_ratio
+        if ratio > 0:
+            return ratio, "measured"
     if "bf16" in cpu.rates:
         return cpu.rates["bf16"].gflops / cpu.rates["fp32"].gflops, cpu.rates["bf16"].source
     return None
@@ -310,37 +319,6 @@ def half_storage(component: Component, precision: Precision, accelerator: Accele
     if storage not in component.dtypes and "fp16" in component.dtypes:
         storage = "fp16"
     return Precision(storage, "fp32") if storage in component.dtypes else None
-
-
-# --- layout and fusing ------------------------------------------------------------------------------------------
-
-
-def choose_format(
-    component: Component, accelerator: Accelerator | None, precision: Precision
-) -> tuple[Literal["contiguous", "channels_last"], tuple[Decision, ...]]:
-    """channels_last where it was measured to pay: on CPUs always, on cards in 16 bit (tensor cores read it so)."""
-    if not component.channels_last or component.on_cpu:
-        return "contiguous", ()
-    if accelerator is None or (accelerator.kind in ("cuda", "rocm") and precision.compute != "fp32"):
-        times = 1.1 if accelerator else 1.7 if precision.compute == "bf16" else 1.2
-        return "channels_last", (
-            Decision(
-                "channels_last",
-                component.name,
-                "contiguous",
-                "channels_last",
-                {"times": times},
-                (Rejected("contiguous", times, "× the time of channels_last"),),
-            ),
-        )
-    return "contiguous", ()
-
-
-def fuse_decision(component: Component) -> tuple[Decision, ...]:
-    """Branches and norms are folded in fp32, before the cast."""
-    if not component.fuse:
-        return ()
-    return (Decision("fuse_then_cast", component.name, "as published", "merged", {"percent": 9}),)
 
 
 # --- compile ----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from types import ModuleType
 
 from kit.texts import en, zh
 from loader.decision import Decision
-from loader.errors import AnyhostError, DoesNotFitError, InputError
+from loader.errors import AnyhostError, DoesNotFitError, InputError, LicenceNotAcceptedError
 
 LANGUAGES: Mapping[str, ModuleType] = {"en": en, "zh": zh}
 LANGUAGE_VARIABLE = "ANYHOST_LANGUAGE"
@@ -66,6 +66,10 @@ def error_text(error: AnyhostError, language: str = "en") -> str:
     """An error as the user should read it."""
     if isinstance(error, DoesNotFitError) and error.decision is not None:
         return refusal(error.decision, language)
+    if isinstance(error, LicenceNotAcceptedError):
+        page: Mapping[str, str] = LANGUAGES[language].PAGE
+        terms = page["terms.join"].join(f"{licence.name} ({licence.url})" for licence in error.licences)
+        return page["terms.refused"].format(terms=terms)
     return str(error)
 
 

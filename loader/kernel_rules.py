@@ -1,0 +1,67 @@
+"""Rules that choose how a component computes on its device: memory format, attention product, fusing.
+
+Each goes by what was timed on the host where that is known, and by what was measured elsewhere where it is not; the
+decision says which.
+"""
+
+from typing import Literal
+
+from loader import micro
+from loader.attention_names import SDPA, blocks_between
+from loader.decision import Decision, Rejected, Situation
+from loader.host import Accelerator
+from loader.memory import Precision
+from loader.spec import Component
+
+Layout = Literal["contiguous", "channels_last"]
+LAYOUT_MIN_GAIN = 1.03  # channels_last has to be this much faster: less is within what repeats differ by
+
+
+def choose_format(
+    situation: Situation, component: Component, accelerator: Accelerator | None, precision: Precision
+) -> tuple[Layout, tuple[Decision, ...]]:
+    """channels_last where it was measured to pay: timed here, else on CPUs always, on cards in 16 bit."""
+    if not component.channels_last or component.on_cpu:
+        return "contiguous", ()
+    timed = accelerator.micro if accelerator else situation.host.cpu.micro
+    gain = micro.layout_gain(timed, precision.compute)
+    if gain is not None:
+        times = round(gain, 2)
+        if gain >= LAYOUT_MIN_GAIN:
+            return "channels_last", (_layout(component, times, "measured"),)
+        rejected = (Rejected("channels_last", round(1 / gain, 2), "× the time of contiguous"),)
+        params: dict[str, str | int | float] = {"times": times, "evidence": "measured"}
+        note = Decision("contiguous", component.name, "channels_last", "contiguous", params, rejected)
+        return "contiguous", (note,)
+    if accelerator is None or (accelerator.kind in ("cuda", "rocm") and precision.compute != "fp32"):
+        times = 1.1 if accelerator else 1.7 if precision.compute == "bf16" else 1.2
+        return "channels_last", (_layout(component, times, "typical"),)
+    return "contiguous", ()
+
+
+def _layout(component: Component, times: float, evidence: str) -> Decision:
+    rejected = (Rejected("contiguous", times, "× the time of channels_last"),)
+    params: dict[str, str | int | float] = {"times": times, "evidence": evidence}
+    return Decision("channels_last", component.name, "contiguous", "channels_last", params, rejected)
+
+
+def choose_attention(
+    situation: Situation, component: Component, accelerator: Accelerator | None, precision: Precision
+) -> tuple[str, tuple[Decision, ...]]:
+    """The attention product of a component by name: torch's fused one, unless another was timed here to be faster."""
+    if accelerator is not None or component.on_cpu or not component.repeated_block:
+        return SDPA, ()
+    found = micro.blocks_range(situation.host.cpu.micro, precision.compute)
+    if found is None:
+        return SDPA, ()
+    low, high, times = found
+    params: dict[str, str | int | float] = {"low": low, "high": high, "times": round(times, 2)}
+    rejected = (Rejected(SDPA, round(times, 2), "× the time by blocks"),)
+    return blocks_between(low, high), (Decision("attention_blocks", component.name, SDPA, "blocks", params, rejected),)
+
+
+def fuse_decision(component: Component) -> tuple[Decision, ...]:
+    """Branches and norms are folded in fp32, before the cast."""
+    if not component.fuse:
+        return ()
+    return (Decision("fuse_then_cast", component.name, "as published", "merged", {"percent": 9}),)

@@ -1,0 +1,80 @@
+"""``app.py batch``: a folder of inputs, one after another, that goes on where it was interrupted."""
+
+import argparse
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from adapters import ADAPTERS, adapter
+from commands import exits, licences, wishes
+from commands.run import options
+from kit.folder_run import Entry, tasks, work_through
+from loader.errors import InputError
+from loader.outcome import Result
+
+
+def add(commands: Any) -> None:
+    parser: argparse.ArgumentParser = commands.add_parser("batch", help="work through a folder, resuming where it was")
+    parser.add_argument("adapter", help=", ".join(spec.name for spec in ADAPTERS))
+    parser.add_argument("folder", type=Path, help="folder of inputs; files in folders below it too")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for results (default: out)")
+    parser.add_argument("--retry", action="store_true", help="do inputs again that failed before")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the adapter")
+    parser.add_argument("--json", action="store_true", help="print one JSON line an input, and the sum at the end")
+    licences.add(parser)
+    wishes.add(parser)
+    parser.set_defaults(main=main)
+
+
+def main(args: Any) -> int:
+    spec = adapter(args.adapter)
+    if not spec.pipeline:
+        raise InputError(f"{spec.title} is planned here but its network is not in yet")
+    wished = wishes.read(args)
+    job = import_module(spec.job)
+    chosen = options(spec, job.OPTIONS, args.set)
+    # Text, not a hash: the ledger then says by itself what was asked.
+    settings = json.dumps([spec.name, repr(wished), {k: str(v) for k, v in sorted(chosen.items())}])
+    ledger, left = tasks(args.folder, args.out, settings, retry=args.retry)
+    before = len(ledger.entries)
+    counts = {"done": 0, "failed": 0}
+    if left:
+        from commands.machine import this_machine
+
+        engine = this_machine().engine()
+        accepted = licences.accepted(args.accept_licence, engine.folders)
+
+        def work(path: Path, folder: Path) -> list[dict[str, Any]]:
+            request = job.request([path], chosen | {"out": folder})
+            results = [i for i in engine.run(spec, request, wished, accepted=accepted) if isinstance(i, Result)]
+            records: list[dict[str, Any]] = job.write(results[-1], request, folder)
+            return records
+
+        try:
+            for entry in work_through(left, ledger, work):
+                counts[entry.state] += 1
+                _tell(entry, sum(counts.values()), len(left), as_json=args.json)
+        finally:
+            engine.close()
+    _sum(counts, before, as_json=args.json)
+    failed = any(entry.state == "failed" for entry in ledger.entries.values())
+    return exits.FAILED if failed else exits.DONE
+
+
+def _tell(entry: Entry, number: int, total: int, *, as_json: bool) -> None:
+    if as_json:
+        plain = {"input": entry.input, "state": entry.state, "error": entry.error, "outputs": list(entry.outputs)}
+        print(json.dumps(plain, ensure_ascii=False), flush=True)
+        return
+    files = ", ".join(file for record in entry.outputs for file in record["files"])
+    print(f"[{number}/{total}] {entry.input}: {entry.error or files}", flush=True)
+
+
+def _sum(counts: dict[str, int], before: int, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({**counts, "before": before}))
+        return
+    words = f"{counts['done']} done, {counts['failed']} failed, {before} from before"
+    print(words + ("; --retry does failed ones again" if counts["failed"] else ""), file=sys.stderr)

@@ -3,11 +3,15 @@
 AnyhostError
 ├── InputError               the user's picture, clip or number cannot be used
 ├── DoesNotFitError          no permitted plan fits, or a wish is refused: by how much, and what would work
+├── LicenceNotAcceptedError  terms of the weights have to be accepted first (refused, nothing was fetched)
 ├── WeightsError
 │   ├── WeightsUnavailableError   no source could be reached
 │   ├── WeightsCorruptError       size or checksum differs from what was announced
 │   └── CheckpointMismatchError   tensor names or shapes are not this network's
 ├── RunError                 a run failed on every rung of the ladder
+│   └── NoRoomError          what is locked in memory alone exceeds a budget (the ladder takes the next plan down)
+├── AsleepError              a component was called while it was put away: a fault of the caller
+├── QueueFullError           as many requests wait as may
 └── Cancelled                the user pressed Stop (not a failure)
 
 Every message gives the number, the limit and the remedy.
@@ -18,10 +22,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from loader.decision import Decision
+    from loader.outcome import Kept
+    from loader.spec import Licence
 
 
 class AnyhostError(Exception):
-    """Base of everything raised on purpose."""
+    """Base of everything raised on purpose.
+
+    Attributes:
+        kept: what stages of the run had finished before it ended, one value a stage.
+    """
+
+    kept: "tuple[Kept, ...]" = ()
 
 
 class InputError(AnyhostError):
@@ -42,6 +54,29 @@ class DoesNotFitError(AnyhostError):
         else:
             figures = ", ".join(f"{name} {value}" for name, value in decision.params.items())
             super().__init__(f"{decision.rule}: {decision.subject} {decision.wanted} is refused ({figures})")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Errors travel between processes by what they were made from, not by their message."""
+        return (type(self), (self.decision,))
+
+
+class LicenceNotAcceptedError(AnyhostError):
+    """Weights are neither fetched nor used before their terms are accepted.
+
+    Attributes:
+        licences: those still open; page and command line render them in the user's language.
+    """
+
+    def __init__(self, licences: "Sequence[Licence]") -> None:
+        self.licences = tuple(licences)
+        terms = "; ".join(f"{licence.name} ({licence.url})" for licence in self.licences)
+        super().__init__(
+            f"{terms}: read and accept {'this licence' if len(self.licences) == 1 else 'these licences'} first: "
+            "tick it on the page, name it with --accept-licence on the command line, or in ANYHOST_ACCEPT for everybody"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.licences,))
 
 
 class WeightsError(AnyhostError):
@@ -68,6 +103,7 @@ class CheckpointMismatchError(WeightsError):
     def __init__(
         self, what: str, missing: Sequence[str] = (), unexpected: Sequence[str] = (), wrong_shape: Sequence[str] = ()
     ) -> None:
+        self.what = what
         self.missing, self.unexpected, self.wrong_shape = tuple(missing), tuple(unexpected), tuple(wrong_shape)
         parts = [
             f"{len(names)} {label}: {', '.join(names[:8])}{' …' if len(names) > 8 else ''}"
@@ -80,9 +116,24 @@ class CheckpointMismatchError(WeightsError):
         ]
         super().__init__(f"{what}: the checkpoint is not this network's ({'; '.join(parts)})")
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.what, self.missing, self.unexpected, self.wrong_shape))
+
 
 class RunError(AnyhostError):
     """A run failed and no rung of the ladder was left."""
+
+
+class NoRoomError(RunError):
+    """What is locked in memory, and the component to be woken beside it, exceed a budget."""
+
+
+class AsleepError(AnyhostError):
+    """A component was called while it was asleep: parked copies never compute."""
+
+
+class QueueFullError(AnyhostError):
+    """As many requests wait as may; the message says how many and when to try again."""
 
 
 class Cancelled(AnyhostError):  # noqa: N818 - not an error: the user asked for it

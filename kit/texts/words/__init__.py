@@ -7,12 +7,27 @@ A module of this package holds tables named as in ``kit.texts.en`` (``PAGE``, ``
 from collections.abc import Mapping
 from types import ModuleType
 
-from kit.texts.words import animate, bench, depth, detect, identity, mesh, queue, settings, weights, what_if
+from kit.texts.words import (
+    access,
+    animate,
+    bench,
+    cluster,
+    depth,
+    detect,
+    identity,
+    mesh,
+    queue,
+    settings,
+    weights,
+    what_if,
+)
 
 Pair = tuple[str, str]
 SUBJECTS: tuple[ModuleType, ...] = (
+    access,
     animate,
     bench,
+    cluster,
     depth,
     detect,
     identity,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kit.texts import error_text
-from loader.errors import AnyhostError, Cancelled, DoesNotFitError, InputError
+from loader.errors import AnyhostError, Cancelled, DoesNotFitError, InputError, LicenceNotAcceptedError
 
 DONE, FAILED, WRONG_USE, REFUSED = 0, 1, 2, 3
 
@@ -14,7 +14,7 @@ def run(command: Callable[[Any], int], args: Any) -> int:
     """Run a command; an expected error becomes one line on stderr and the right code."""
     try:
         return command(args)
-    except DoesNotFitError as error:
+    except (DoesNotFitError, LicenceNotAcceptedError) as error:
         return _say(error, REFUSED)
     except InputError as error:
         return _say(error, WRONG_USE)

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from adapters import ADAPTERS, adapter
-from commands import exits, wishes
+from commands import exits, licences, wishes
 from commands.progress import Bar
 from kit.texts import EVENTS_OF, PROVENANCE_OF
 from kit.texts.report import plan_record, seconds_text
+from kit.texts.weights_report import announced
 from loader.errors import InputError
+from loader.folders import Folders
+from loader.inventory import variant_state
 from loader.outcome import Result
+from loader.plan import Plan
 from loader.spec import AdapterSpec
 
 
@@ -26,6 +30,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--checkpoint", type=Path, help="your own weights: a file, for some models also a folder")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the adapter")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    licences.add(parser)
     wishes.add(parser)
     parser.set_defaults(main=main)
 
@@ -43,10 +48,13 @@ def main(args: Any) -> int:
     # What is long is written while it runs, so a job knows its folder from the start.
     request = job.request(args.input, options(spec, job.OPTIONS, args.set) | {"out": args.out})
     engine = this_machine().engine()
+    accepted = licences.accepted(args.accept_licence, engine.folders)
+    if args.checkpoint is None and not args.json:
+        announce(engine.plan(spec, wished), engine.folders)
     bar = Bar(quiet=args.json)
     result: Result | None = None
     try:
-        for item in engine.run(spec, request, wished, checkpoint=args.checkpoint):
+        for item in engine.run(spec, request, wished, checkpoint=args.checkpoint, accepted=accepted):
             if isinstance(item, Result):
                 result = item
             else:
@@ -62,6 +70,15 @@ def main(args: Any) -> int:
     else:
         print(text(result, outputs))
     return exits.DONE
+
+
+def announce(made: Plan, folders: Folders) -> None:
+    """Say what has to be fetched before the plan can run: how much, from where."""
+    variants = [variant for variant in made.situation.spec.variants if variant.name == made.variant]
+    for variant in variants if made.fits else ():
+        state = variant_state(made.situation.spec, variant, folders)
+        if state.missing:
+            print(announced(state, "en"), file=sys.stderr, flush=True)
 
 
 def options(spec: AdapterSpec, known: Mapping[str, tuple[type, Any, str]], given: list[str]) -> dict[str, Any]:

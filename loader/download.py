@@ -159,7 +159,7 @@ def disk_error(error: OSError, path: Path, kept: int) -> WeightsError:
     if error.errno in FULL:
         resume = f" {size_text(kept)} are kept in {path.name}: start again and it goes on from there." if kept else ""
         return WeightsError(
-            f"the disk of {path.parent} ran full ({size_text(_free(path.parent))} free).{resume} "
+            f"the disk of {path.parent} ran full ({size_text(free_bytes(path.parent))} free).{resume} "
             "Free space, or set ANYHOST_CACHE to a folder on a larger disk."
         )
     return WeightsError(
@@ -174,7 +174,7 @@ def need_room(folder: Path, needed: int, what: str, *, variable: str = "ANYHOST_
     Raises:
         WeightsError: with needed, free, and the remedy.
     """
-    free = _free(folder)
+    free = free_bytes(folder)
     if needed > free:
         raise WeightsError(
             f"{what} needs {size_text(needed)} on the disk of {folder}, {size_text(free)} are free: "
@@ -182,7 +182,8 @@ def need_room(folder: Path, needed: int, what: str, *, variable: str = "ANYHOST_
         )
 
 
-def _free(folder: Path) -> int:
+def free_bytes(folder: Path) -> int:
+    """Bytes free on the disk of a folder, which need not exist yet."""
     for place in (folder, *folder.parents):
         if place.exists():
             return shutil.disk_usage(place).free

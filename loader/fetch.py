@@ -26,7 +26,7 @@ class Progress:
     """How far one file is.
 
     Attributes:
-        stage: "waiting" (another process fetches it), "downloading", "extracting" or "checking".
+        stage: "elsewhere" (another process or thread fetches it), "downloading", "extracting" or "checking".
         done: bytes of this stage.
         total: bytes in all, None while unknown.
         source: where it comes from.
@@ -303,7 +303,7 @@ def _alone(target: Path, file: str, job: _Job) -> Iterator[None]:
             except filelock.Timeout:
                 if job.cancelled():
                     raise Cancelled(f"{file}: stopped while another process was fetching it") from None
-                job.tell(file, "waiting", "another process", 0, None)
+                job.tell(file, "elsewhere", "another process", 0, None)
     except OSError as error:
         raise disk_error(error, place, 0) from error
     try:

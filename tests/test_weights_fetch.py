@@ -487,7 +487,7 @@ def test_two_processes_at_once_download_once(server, folders):
         with process.stdout as out:
             for line in out:
                 lines.append(line.strip())
-                if lines[-1] == "waiting":
+                if lines[-1] == "elsewhere":
                     gate.set()
 
     listeners = [threading.Thread(target=listen, args=pair) for pair in zip(both, said, strict=True)]
@@ -497,7 +497,7 @@ def test_two_processes_at_once_download_once(server, folders):
         listener.join(60)
     assert [process.wait(10) for process in both] == [0, 0]
     assert [lines[-1] for lines in said] == [sha(CONTENT)] * 2
-    assert sorted(lines[0] for lines in said) == ["downloading", "waiting"]
+    assert sorted(lines[0] for lines in said) == ["downloading", "elsewhere"]
     assert server.sent == len(CONTENT)
     assert leftovers(folders) == ["net.bin"]
 
@@ -518,7 +518,7 @@ def test_waiting_for_another_can_be_stopped(server, folders):
     heard = []
     with pytest.raises(Cancelled, match="another process"):
         get(weights, folders, on_progress=heard.append, cancelled=lambda: bool(heard))
-    assert heard[0].stage == "waiting"
+    assert heard[0].stage == "elsewhere"
     stop.set()
     other.join()
 

@@ -5,14 +5,16 @@ import json
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapters import ADAPTERS, adapter
 from commands import exits, licences, wishes
 from commands.run import options
-from kit.folder_run import Entry, tasks, work_through
 from loader.errors import InputError
 from loader.outcome import Result
+
+if TYPE_CHECKING:
+    from kit.folder_run import Entry
 
 
 def add(commands: Any) -> None:
@@ -33,6 +35,8 @@ def main(args: Any) -> int:
     if not spec.pipeline:
         raise InputError(f"{spec.title} is planned here but its network is not in yet")
     wished = wishes.read(args)
+    from kit.folder_run import tasks, work_through
+
     job = import_module(spec.job)
     chosen = options(spec, job.OPTIONS, args.set)
     # Text, not a hash: the ledger then says by itself what was asked.
@@ -63,7 +67,7 @@ def main(args: Any) -> int:
     return exits.FAILED if failed else exits.DONE
 
 
-def _tell(entry: Entry, number: int, total: int, *, as_json: bool) -> None:
+def _tell(entry: "Entry", number: int, total: int, *, as_json: bool) -> None:
     if as_json:
         plain = {"input": entry.input, "state": entry.state, "error": entry.error, "outputs": list(entry.outputs)}
         print(json.dumps(plain, ensure_ascii=False), flush=True)

@@ -15,11 +15,12 @@ OVERHEAD_SECONDS = {"accelerator": 0.006, "cpu": 0.002}
 
 def calls(component: Component, shape: Shape) -> int:
     """How often the component runs in one request."""
+    items = component.work.worked(shape.items)
     return {
         "run": 1,
         "step": shape.steps,
-        "item": shape.items,
-        "item-step": shape.items * shape.steps,
+        "item": items,
+        "item-step": items * shape.steps,
     }[component.work.per]
 
 

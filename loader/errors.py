@@ -133,7 +133,18 @@ class AsleepError(AnyhostError):
 
 
 class QueueFullError(AnyhostError):
-    """As many requests wait as may; the message says how many and when to try again."""
+    """As many requests wait as may.
+
+    Attributes:
+        waiting, limit: how many wait and how many may.
+        seconds: after which a place is expected to be free.
+    """
+
+    def __init__(self, waiting: int, limit: int, seconds: float) -> None:
+        self.waiting, self.limit, self.seconds = waiting, limit, seconds
+        super().__init__(
+            f"{waiting} requests are waiting and {limit} may: try again in about {max(1, round(seconds))} s"
+        )
 
 
 class Cancelled(AnyhostError):  # noqa: N818 - not an error: the user asked for it

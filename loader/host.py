@@ -20,6 +20,7 @@ Platform = Literal["local", "spaces", "zerogpu"]
 RateSource = Literal["measured", "vendor", "estimated"]
 
 MAX_FILE_BYTES = 2**18  # the longest named host has 3 KB
+PROBED = "this machine"  # what a probed host is called
 NAMED_HOSTS = Path(__file__).with_name("hosts")
 
 
@@ -184,11 +185,13 @@ def host_file(path: Path) -> Host:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path.name} does not describe a host: it is not JSON in UTF-8; send what `python app.py host --json` writes"
+            f"{path.name} does not describe a host: it is not JSON in UTF-8 as `python app.py host --json` writes it"
         ) from error
     except OSError as error:
         raise InputError(f"{path.name} cannot be read: {error.strerror or error}") from error
-    return host_from_json(text, where=path.name)
+    host = host_from_json(text, where=path.name)
+    # Where it was probed it was "this machine"; here it is another one.
+    return replace(host, name=path.stem) if host.name == PROBED else host
 
 
 def host_from_json(text: str, *, where: str = "host") -> Host:
@@ -240,7 +243,9 @@ def _check(host: Host, where: str) -> None:
     owners = [("cpu", host.cpu.rates), *((a.device, a.rates) for a in host.accelerators)]
     wrong += [f"{owner}.rates.fp32 is missing" for owner, rates in owners if "fp32" not in rates]
     if wrong:
-        raise InputError(f"{where} does not describe a host: {', '.join(wrong)} (amounts are not negative, rates above zero)")
+        raise InputError(
+            f"{where} does not describe a host: {', '.join(wrong)} (amounts are not negative, rates above zero)"
+        )
 
 
 def _amounts(host: Host) -> dict[str, float]:

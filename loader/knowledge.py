@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from loader.host import Dtype
 
+_GENERAL_PARTS = 4  # of a correction's key: adapter, variant, device, dtype; a fifth is one size of request
+
 
 @dataclass(frozen=True)
 class Quarantine:
@@ -22,7 +24,7 @@ class Quarantine:
 
 @dataclass(frozen=True)
 class Correction:
-    """Measured over predicted for one (adapter, variant, device, dtype), averaged over ``runs`` runs."""
+    """Measured over predicted for one kind of run (see ``correction_key``), averaged over ``runs`` runs."""
 
     seconds: float = 1.0
     bytes: float = 1.0
@@ -48,12 +50,25 @@ class Knowledge:
     unavailable: tuple[str, ...] = ()
 
     def correction(self, key: str) -> Correction:
-        return self.corrections.get(key, Correction())
+        """What to multiply a prediction of this kind of run by.
+
+        A request size that was measured counts by how often; the rest is what was measured at any size.
+        """
+        general = self.corrections.get("/".join(key.split("/")[:_GENERAL_PARTS]), Correction())
+        own = self.corrections.get(key)
+        if own is None or key.count("/") < _GENERAL_PARTS:
+            return own or general
+        weight = own.runs / (own.runs + 1)
+        return Correction(
+            seconds=weight * own.seconds + (1 - weight) * general.seconds,
+            bytes=weight * own.bytes + (1 - weight) * general.bytes,
+            runs=own.runs,
+        )
 
 
 EMPTY = Knowledge()
 
 
-def correction_key(adapter: str, variant: str, device: str, dtype: str) -> str:
-    """The key under which measured figures of a kind of run are kept."""
-    return f"{adapter}/{variant}/{device}/{dtype}"
+def correction_key(adapter: str, variant: str, device: str, dtype: str, request: str = "") -> str:
+    """The key under which measured figures of a kind of run are kept, at any size or for one ``request``."""
+    return f"{adapter}/{variant}/{device}/{dtype}" + (f"/{request}" if request else "")

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -178,6 +178,8 @@ class _DeviceMemory:
 # --- what was learned -------------------------------------------------------------------------------------------
 
 _FORMAT = "anyhost-learned-1"
+_STALE_S = 3600.0
+_MAX_CORRECTIONS = 500  # sizes of requests are as many as users think of
 _WINDOW = 20  # runs an average reaches back: new drivers and versions must be able to change it
 _RATIO_RANGE = (0.05, 20.0)  # one absurd run (a laptop that slept) must not spoil twenty good ones
 
@@ -220,12 +222,18 @@ class Store:
         return self._current(self._read())
 
     def record_run(
-        self, key: str, *, predicted: Cost, measured: Cost, applied: Correction | None = None, quiet: bool = True
+        self,
+        keys: str | Sequence[str],
+        *,
+        predicted: Cost,
+        measured: Cost,
+        applied: Correction | None = None,
+        quiet: bool = True,
     ) -> None:
         """Let one finished run correct the predictions of its kind.
 
         Args:
-            key: from ``knowledge.correction_key``.
+            keys: from ``plan.correction_keys`` or ``knowledge.correction_key``: each kind of run it teaches about.
             predicted: as planned.
             measured: as it came.
             applied: the correction already in ``predicted``, so that corrections do not eat themselves up; None when
@@ -239,9 +247,11 @@ class Store:
         size = _ratio(measured.bytes, predicted.bytes / before.bytes)
 
         def learn(known: Knowledge) -> Knowledge:
-            return replace(
-                known, corrections={**known.corrections, key: _average(known.correction(key), seconds, size)}
-            )
+            taught = [keys] if isinstance(keys, str) else keys
+            new = {key: _average(known.corrections.get(key, Correction()), seconds, size) for key in taught}
+            # The last learned stand last; of too many the oldest go, the general ones come back with every run.
+            kept = {key: value for key, value in known.corrections.items() if key not in new} | new
+            return replace(known, corrections=dict(list(kept.items())[-_MAX_CORRECTIONS:]))
 
         self._change(learn)
 
@@ -317,10 +327,17 @@ class Store:
                 with os.fdopen(handle, "w", encoding="utf-8") as file:
                     json.dump(to_plain(content), file, indent=1, ensure_ascii=False)
                 temporary.replace(self.path)
+                self._clear()
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
             _log.warning("what was learned could not be kept in %s: %s", self.path, error)
+
+    def _clear(self) -> None:
+        """Remove what processes that were killed left half written; what is young another may be writing now."""
+        for left in self.path.parent.glob(f"{self.path.name}*.tmp"):
+            if time.time() - left.stat().st_mtime > _STALE_S:
+                left.unlink(missing_ok=True)
 
 
 def _ratio(measured: float, predicted: float) -> float:

@@ -70,6 +70,15 @@ def activation_bytes(component: Component, shape: Shape, compute: Dtype, saver_f
     return int((act.fixed + act.per_pixel * shape.pixels * items * saver_factor) * share)
 
 
+def stage_activation_bytes(
+    variant: Variant, stage: str, precisions: Mapping[str, Precision], shape: Shape, savers: Sequence[str] = ()
+) -> int:
+    """Peak bytes of one call beyond the weights, of the stage's hungriest component on the accelerator."""
+    factor = variant.saver_factor if savers else 1.0
+    here = [c for c in variant.components if c.stage == stage and not c.on_cpu]
+    return max((activation_bytes(c, shape, precisions[c.name].compute, factor) for c in here), default=0)
+
+
 def workspace_bytes(on_accelerator: bool) -> int:
     """What libraries take beside tensors: cuDNN/cuBLAS workspaces on a device, oneDNN scratch on a CPU."""
     return 256 * MIB if on_accelerator else 16 * MIB

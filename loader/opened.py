@@ -1,8 +1,11 @@
-"""One adapter loaded by one plan: its components in memory, ready to be called."""
+"""One adapter by one plan: its components, loaded when they are called, and the figures of its runs."""
 
 import queue
 import threading
 from collections.abc import Generator, Mapping
+from dataclasses import replace
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,101 +15,180 @@ from torch import nn
 from loader.errors import Cancelled
 from loader.fetch import Progress, fetch_all
 from loader.folders import Folders, Found
+from loader.memory import block_bytes
 from loader.outcome import Cancel, Step
-from loader.pipeline import Pipeline, pipeline_of
-from loader.place import call_guard, place
+from loader.pipeline import Pipeline, announced, pipeline_of
+from loader.place import TORCH_DTYPES, call_guard, place
 from loader.plan import Plan
 from loader.process import return_freed_memory
-from loader.residency import Residency
+from loader.residency import Residency, Source, Tenant, key_of
 
 
 class Opened:
-    """The loaded components of a plan; what a pipeline calls.
+    """The components of a plan; what a pipeline calls. Each is loaded at its first call.
 
     Attributes:
         plan: the plan in force; a failure may put a lower one in its place.
         checkpoint: the user's own file, if one is loaded.
+        announced: components the request in hand will call, in order.
         weights_note: what the weights are, for every output ("published", "preview weights, …", "own file x.pth").
     """
 
-    def __init__(self, plan: Plan, pipeline: Pipeline, files: Mapping[str, Path], checkpoint: Path | None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        pipeline: Pipeline,
+        files: Mapping[str, Path],
+        checkpoint: Path | None,
+        residency: Residency,
+    ) -> None:
         self.plan, self.pipeline, self.files, self.checkpoint = plan, pipeline, files, checkpoint
         self._grown: dict[tuple[object, ...], int] = {}
+        self._before: dict[str, int] = {}
+        self.announced: tuple[str, ...] = ()
+        self._used: dict[str, int] = {}
         self.weights_note = f"own file {checkpoint.name}" if checkpoint else plan.provenance
-        # Loaded one by one: the peak is one component in the checkpoint's precision, not all of them.
-        modules = {p.name: self._load(p.name) for p in plan.components}
-        self._residency = Residency(plan, modules, self._load)
+        self._residency = residency
+        self._tenant = Tenant(residency, plan, self._entries(plan))
+
+    def _entries(self, plan: Plan) -> dict[str, tuple[str, Source]]:
+        """Each component of ``plan`` with its key and its way into memory."""
+        shared: Mapping[str, str] = getattr(self.pipeline, "shared_networks", {})
+        variant = plan.situation.spec.variant(plan.variant)
+        entries = {}
+        for placement in plan.components:
+            name, component = placement.name, variant.component(placement.name)
+            accelerator = plan.situation.host.accelerator(placement.device)
+            source = Source(
+                placement,
+                partial(self._load, name),
+                component.repeated_block,
+                block_bytes(component, placement.storage_dtype),
+                unified=accelerator is not None and accelerator.unified,
+            )
+            entries[name] = (key_of(plan, placement, self.files, self.checkpoint, shared.get(name, "")), source)
+        return entries
 
     def _load(self, component: str) -> nn.Module:
-        module = self.pipeline.load(component, self.plan, self.files, self.checkpoint)
-        return place(module, self.plan.component(component), self.pipeline.own_edges.get(component, ()))
+        plan = self.plan
+        module = self.pipeline.load(component, plan, self.files, self.checkpoint)
+        # Only residency moves components to a device, after it has made room there.
+        parked = replace(plan.component(component), residency="offload")
+        return place(module, parked, self.pipeline.own_edges.get(component, ()))
+
+    # --- what a pipeline calls
 
     def call(self, component: str, *args: Any, **kwargs: Any) -> Any:
-        """Run a component where and in what the plan says, without gradients."""
-        module = self._residency.awake(component)
-        return call_guard(module, self.plan.component(component))(*args, **kwargs)
+        """Run a component, or "component.method", where and in what the plan says, without gradients."""
+        name, _, method = component.partition(".")
+        module = self._tenant.awake(name)
+        if name not in self._used:
+            self._used[name] = self._tenant.bytes()[name]
+        target = attrgetter(method)(module) if method else module
+        return call_guard(target, self.plan.component(name))(*args, **kwargs)
+
+    def device(self, component: str) -> torch.device:
+        """Where the component computes."""
+        return torch.device(self.plan.component(component).device)
+
+    def dtype(self, component: str) -> torch.dtype:
+        """What the component computes in."""
+        return TORCH_DTYPES[self.plan.component(component).compute_dtype]
+
+    def seeded(self, seed: int) -> torch.Generator:
+        """Randomness of one request, drawn on the CPU: the same numbers on every device."""
+        return torch.Generator("cpu").manual_seed(seed)
+
+    # --- plans
 
     def serves(self, wanted: Plan, checkpoint: Path | None) -> bool:
-        """Whether what is loaded is what ``wanted`` would load."""
-        mine = self.plan
-        return (
-            self.checkpoint == checkpoint
-            and (mine.variant, mine.device, mine.components) == (wanted.variant, wanted.device, wanted.components)
-            and mine.situation.limits == wanted.situation.limits
-        )
+        """Whether what is held is what ``wanted`` would hold."""
+        mine = (self.plan.variant, self.plan.device, self.plan.components)
+        return self.checkpoint == checkpoint and mine == (wanted.variant, wanted.device, wanted.components)
 
     def renew(self, wanted: Plan) -> None:
         """Take another request's size and batch; the components stay as they are."""
         self.plan = wanted
+        self._tenant.renew(wanted)
 
     def adopt(self, lower: Plan, files: Mapping[str, Path]) -> None:
-        """Put a relaxed plan in force: components whose placement changed are loaded anew from their files."""
-        before = {p.name: p for p in self.plan.components}
-        same_variant = lower.variant == self.plan.variant
+        """Put a relaxed plan in force while a run goes on. What it places otherwise is loaded at its next call."""
+        before = self.plan.variant
         self.plan, self.files = lower, files
-        if not same_variant:
-            self._residency = Residency(lower, {}, self._load)
-            before = {}
-        for name in [p.name for p in lower.components if before.get(p.name) != p]:
-            self._residency.replace(lower, {name: self._load(name)})
+        self._used = {}  # of what was loaded by the plan that failed nothing is held any more
+        self._tenant.take(lower, self._entries(lower))
+        if lower.variant != before:
+            self.announced = tuple(p.name for p in lower.components)
+        self._tenant.begin(self.announced)
 
-    def modules(self) -> dict[str, nn.Module]:
-        """Components in memory, by name."""
-        return self._residency.modules()
+    def begin(self, request: Any) -> None:
+        """A run begins: others make room for what the plan was predicted to need."""
+        self._used = {}
+        self.announced = announced(self.pipeline, request, self.plan)
+        self._tenant.begin(self.announced)
 
     def rest(self) -> None:
         """After a run: everything that need not be awake goes to sleep."""
-        self._residency.sleep()
+        self._tenant.rest()
+
+    # --- figures
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Components in memory, by name."""
+        return self._tenant.modules()
+
+    def has(self, component: str) -> bool:
+        """Whether the plan has a component of this name."""
+        return any(p.name == component for p in self.plan.components)
+
+    def is_loaded(self, component: str) -> bool:
+        """Whether the component is in memory, awake or asleep."""
+        return self._tenant.is_loaded(component)
+
+    def component_bytes(self) -> dict[str, int]:
+        """Bytes of weights of each component in memory, as counted."""
+        return self._tenant.bytes()
+
+    def used_bytes(self) -> dict[str, int]:
+        """Bytes of weights of each component this run has called, also of those dropped since."""
+        return dict(self._used)
+
+    @property
+    def load_seconds(self) -> float:
+        """Seconds spent so far on loading what stays loaded."""
+        return self._tenant.load_seconds
 
     def held_bytes(self) -> dict[str, int]:
         """Bytes of weights held, by pool: "host" or a device name."""
-        held: dict[str, int] = {}
-        for module in self.modules().values():
-            for tensor in (*module.parameters(), *module.buffers()):
-                pool = "host" if tensor.device.type == "cpu" else str(tensor.device)
-                held[pool] = held.get(pool, 0) + tensor.numel() * tensor.element_size()
-        return held
+        return self._tenant.held_bytes()
 
     def prepare(self) -> None:
-        """Before the first run of a size and batch: give freed memory back, so that its growth can be seen."""
+        """Before a run: give freed memory back if its size and batch are new, so that its growth can be seen."""
         if self._shape() not in self._grown:
             return_freed_memory()
+        self._before = {"host": self.held_bytes().get("host", 0), "loaded": self._tenant.loaded_bytes}
 
     def peak(self, grown: Mapping[str, int]) -> dict[str, int]:
         """Peak of a run by pool: on a CPU, what is held plus what the run added.
 
         The C library keeps freed blocks for the next run, which then grows by nothing; the largest growth seen for
-        this size and batch is what the run needs.
+        this size and batch is what the run needs. What the run itself loaded has grown too and is held now: it counts
+        once.
         """
-        largest = self._grown[self._shape()] = max(grown["host"], self._grown.get(self._shape(), 0))
-        return {"device": grown["device"], "host": self.held_bytes().get("host", 0) + largest}
+        loaded = self._tenant.loaded_bytes - self._before.get("loaded", 0)
+        added = max(0, grown["host"] - loaded)
+        largest = self._grown[self._shape()] = max(added, self._grown.get(self._shape(), 0))
+        stayed = self.held_bytes().get("host", 0) + largest
+        return {"device": grown["device"], "host": max(stayed, self._before.get("host", 0) + grown["host"])}
 
     def _shape(self) -> tuple[object, ...]:
         return (self.plan.size, self.plan.batch, self.plan.frames, self.plan.components)
 
+    # --- failures
+
     def failing_submodule(self, component: str, error: BaseException) -> str:
         """Path of the innermost submodule whose forward raised ``error``, "" if none can be told."""
-        module = self._residency.modules().get(component)
+        module = self.modules().get(component)
         if module is None:
             return ""
         names = {id(m): path for path, m in module.named_modules()}
@@ -118,7 +200,11 @@ class Opened:
         return found
 
     def free_caches(self) -> None:
-        """Give back what the device's allocator keeps for later."""
+        """Give back what others hold without using it, and what the device's allocator keeps for later."""
+        self._residency.evict(keep=(self._tenant.owner,))
+        self._empty()
+
+    def _empty(self) -> None:
         kind = self.plan.device.partition(":")[0]
         empty = getattr(getattr(torch, kind, None), "empty_cache", None)
         if empty is not None:
@@ -126,13 +212,16 @@ class Opened:
 
     def close(self) -> None:
         """Let go of every component."""
-        self._residency = Residency(self.plan, {}, self._load)
-        self.free_caches()
+        self._tenant.close()
+        self._empty()
 
 
-def open_plan(plan: Plan, files: Mapping[str, Path], checkpoint: Path | None) -> Opened:
-    """Load what ``plan`` says."""
-    return Opened(plan, pipeline_of(plan.situation.spec), files, checkpoint)
+def open_plan(
+    plan: Plan, files: Mapping[str, Path], checkpoint: Path | None, residency: Residency | None = None
+) -> Opened:
+    """Be ready for what ``plan`` says, in the memory that ``residency`` manages, or in one of its own."""
+    residency = residency or Residency(plan.situation.host)
+    return Opened(plan, pipeline_of(plan.situation.spec), files, checkpoint, residency)
 
 
 def fetched(plan: Plan, folders: Folders, cancel: Cancel) -> Generator[Step, None, dict[str, Path]]:

@@ -61,6 +61,14 @@ class Unit:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What a finished stage gave, worth having even if a later one fails. Pipelines yield it; nothing is sent back."""
+
+    stage: str
+    value: Any
+
+
+@dataclass(frozen=True)
 class TraceEntry:
     """Something that did not go as first planned.
 
@@ -79,7 +87,10 @@ class TraceEntry:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gave and what it took. ``outputs`` are the adapter's own values, ``items`` how many it worked on."""
+    """What a run gave and what it took. ``outputs`` are the adapter's own values, ``items`` how many it worked on.
+
+    ``component_bytes`` has the weights really held by each component that was called, in bytes.
+    """
 
     outputs: tuple[Any, ...]
     plan: "Plan"
@@ -89,6 +100,7 @@ class Result:
     peak_bytes: Mapping[str, int] = field(default_factory=dict)
     weights: str = ""
     items: int = 1
+    component_bytes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def predicted_seconds(self) -> float:

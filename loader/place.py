@@ -84,16 +84,23 @@ def compute_above_storage(module: nn.Module, compute: torch.dtype, skip: set[nn.
 
 def _cast_while_computing(layer: nn.Module, compute: torch.dtype) -> None:
     stored: dict[str, nn.Parameter | None] = {}
+    statistics: dict[str, torch.Tensor | None] = {}  # a norm computes with its buffers as with its parameters
 
     def up(_: nn.Module, __: tuple[Any, ...]) -> None:
         for name, parameter in layer._parameters.items():
             if parameter is not None and parameter.is_floating_point() and parameter.dtype != compute:
                 stored[name] = parameter
                 layer._parameters[name] = nn.Parameter(parameter.to(compute), requires_grad=False)
+        for name, buffer in layer._buffers.items():
+            if buffer is not None and buffer.is_floating_point() and buffer.dtype != compute:
+                statistics[name] = buffer
+                layer._buffers[name] = buffer.to(compute)
 
     def back(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
         layer._parameters.update(stored)
+        layer._buffers.update(statistics)
         stored.clear()
+        statistics.clear()
         return output
 
     layer.register_forward_pre_hook(up)
@@ -116,8 +123,11 @@ def compile_in_place(module: nn.Module, placement: Placement) -> None:
     module.compile(mode=mode, dynamic=False, **options)
 
 
-def call_guard(module: nn.Module, placement: Placement) -> Callable[..., Any]:
-    """A caller that puts inputs on the component's device in its compute dtype and runs without gradients."""
+def call_guard(module: Callable[..., Any], placement: Placement) -> Callable[..., Any]:
+    """A caller that puts inputs on the component's device in its compute dtype and runs without gradients.
+
+    ``module`` is the network or one of its methods.
+    """
     device, dtype = torch.device(placement.device), TORCH_DTYPES[placement.compute_dtype]
 
     def call(*args: Any, **kwargs: Any) -> Any:

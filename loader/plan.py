@@ -13,7 +13,7 @@ from loader import cost, kernel_rules, ladder, rules, wish_rules
 from loader.codec import from_plain, to_plain
 from loader.decision import Decision, Failure, FailureKind, Limits, Param, Rejected, Situation
 from loader.host import Accelerator, Dtype, Host
-from loader.knowledge import EMPTY, Knowledge, correction_key
+from loader.knowledge import EMPTY, Correction, Knowledge, correction_key
 from loader.memory import Peaks, Precision, Shape, device_budget, gib, host_budget, peaks, weight_bytes
 from loader.spec import AdapterSpec, Component, Size, Variant
 from loader.wishes import CompileMode, ResidencyName, Wishes
@@ -154,7 +154,7 @@ def _candidates(situation: Situation, variant: Variant, size: Size, setting: Set
     """Residency outermost, then storage precision, then batch and savers: the order of the ladder while running."""
     accelerator = situation.host.accelerator(setting.device)
     wishes = situation.wishes
-    factor = situation.knowledge.correction(_key(situation, variant, setting)).bytes
+    general = _key(situation.spec.name, variant, setting.device, setting.precisions)
     batches = ladder.halvings(wishes.batch or 1)
     saver_sets: tuple[tuple[str, ...], ...] = ((), variant.savers) if variant.savers else ((),)
     for residency in ladder.residencies(accelerator, wishes.residency):
@@ -173,6 +173,8 @@ def _candidates(situation: Situation, variant: Variant, size: Size, setting: Set
                         accelerator=accelerator,
                         savers=savers,
                     )
+                    kind = _request(shape, residency, savers, half=half)
+                    factor = situation.knowledge.correction(f"{general}/{kind}").bytes
                     need = Peaks(int(need.device * factor), int(need.host * factor))
                     yield Candidate(shape, residency, precisions, savers, setting.device, need, half)
 
@@ -201,7 +203,7 @@ def _assemble(
     precisions = candidate.precisions
     total = (
         cost.seconds(situation.host, setting.device, variant, precisions, candidate.shape, candidate.residency)
-        * situation.knowledge.correction(_key(situation, variant, setting)).seconds
+        * situation.knowledge.correction(_key_of(situation, variant, candidate)).seconds
     )
     placements, placing = _place(situation, variant, candidate)
     decisions = (*notes, *setting.decisions, *_memory_notes(situation, variant, candidate), *placing)
@@ -338,9 +340,40 @@ def _unhalved(setting: Setting) -> Setting:
     return replace(setting, precisions={n: Precision(p.compute, p.compute) for n, p in setting.precisions.items()})
 
 
-def _key(situation: Situation, variant: Variant, setting: Setting) -> str:
+def _key(adapter: str, variant: Variant, device: str, precisions: Mapping[str, Precision]) -> str:
+    """The key of runs of a kind, whatever the request."""
     main = max(variant.components, key=lambda c: c.n_params)
-    return correction_key(situation.spec.name, variant.name, setting.device, setting.precisions[main.name].compute)
+    return correction_key(adapter, variant.name, device, precisions[main.name].compute)
+
+
+def _request(shape: Shape, residency: str, savers: tuple[str, ...], *, half: bool) -> str:
+    """What of a request its time and memory depend on, as part of a key."""
+    words = [f"{shape.size[0]}x{shape.size[1]}", f"b{shape.batch}", f"f{shape.frames}", residency]
+    return " ".join([*words, *(["half"] if half else []), *savers])
+
+
+def _key_of(situation: Situation, variant: Variant, candidate: Candidate) -> str:
+    general = _key(situation.spec.name, variant, candidate.device, candidate.precisions)
+    kind = _request(candidate.shape, candidate.residency, candidate.savers, half=candidate.half_stored)
+    return f"{general}/{kind}"
+
+
+def correction_keys(made: Plan) -> tuple[str, str]:
+    """Under which keys a run by this plan teaches: of its kind, and of its kind at this size."""
+    variant = made.situation.spec.variant(made.variant)
+    precisions = {p.name: Precision(p.storage_dtype, p.compute_dtype) for p in made.components}
+    general = _key(made.adapter, variant, made.device, precisions)
+    moving = [p for p in made.components if not variant.component(p.name).on_cpu] or list(made.components)
+    half = any(p.storage_dtype != p.compute_dtype for p in made.components)
+    shape = Shape(made.size, made.batch, made.steps, made.frames)
+    return general, f"{general}/{_request(shape, moving[0].residency, made.savers, half=half)}"
+
+
+def applied_correction(made: Plan) -> Correction:
+    """What measurements have made of this plan's prediction; nothing of a refusal."""
+    if not made.components:
+        return Correction()
+    return made.situation.knowledge.correction(correction_keys(made)[1])
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------

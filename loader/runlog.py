@@ -1,8 +1,10 @@
 """Settings and figures of each run, one block a run, in a log a person can read. No inputs, no outputs, no names."""
 
+import os
 import threading
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 from loader.outcome import Result
 
@@ -23,10 +25,17 @@ class RunLog:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 if self.path.exists() and self.path.stat().st_size > MAX_BYTES:
                     self.path.replace(self.path.with_suffix(".old"))
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(describe(result))
+                with self.path.open("ab+") as file:
+                    # A process killed while it wrote left half a line.
+                    cut = file.tell() > 0 and _last_byte(file) != b"\n"
+                    file.write((("\n" if cut else "") + describe(result)).encode())
             except OSError:
                 return
+
+
+def _last_byte(file: BinaryIO) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)
 
 
 def describe(result: Result) -> str:

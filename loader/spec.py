@@ -3,6 +3,7 @@
 Standard library only: planning, the command line and most tests run without torch or weights.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -94,6 +95,8 @@ class Work:
     Attributes:
         per: how often it is called: once a "run", "step", "item" or "item-step".
         efficiency: share of the matrix-product rate it reaches on a tuned path.
+        window: items that go through together where a long request is worked on in windows, 0 where it is not.
+        shared: items that neighbouring windows share, and that are worked on twice.
     """
 
     fixed: float
@@ -102,6 +105,14 @@ class Work:
     per_megapixel2: float = 0.0
     efficiency: float = 0.5
     source: Evidence = "estimated"
+    window: int = 0
+    shared: int = 0
+
+    def worked(self, items: int) -> int:
+        """Items worked on for a request of ``items``, those counted twice that two windows share."""
+        if not self.window or items <= self.window:
+            return items
+        return math.ceil(items / (self.window - self.shared)) * self.window
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,10 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
                 raise RuntimeError(f"\"{name.removeprefix('aten::')}\" not implemented for '{label}'")
         for dtype in {t.dtype for t in tensors if t.is_floating_point()}:
             MEMORY.computed[dtype] += 1
-    wanted = torch.device(kwargs["device"]).type if kwargs.get("device") is not None else NAME
+    # "aten::to" names its device by position where it is not taken apart first, as in inference mode.
+    named = next((a for a in (kwargs.get("device"), *args) if isinstance(a, torch.device)), None)
+    wanted = torch.device(kwargs.get("device") or named or NAME).type
+    args = tuple(torch.device("cpu") if isinstance(a, torch.device) else a for a in args)
     if "device" in kwargs:
         kwargs = {**kwargs, "device": torch.device("cpu")}
     owners = {id(t.raw): t for t in tensors if isinstance(t, FakeTensor)}

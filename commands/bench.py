@@ -19,6 +19,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--size", help="network input as HEIGHTxWIDTH")
     parser.add_argument("--compile", action="store_true", help="time torch.compile too; the first call takes a minute")
     parser.add_argument("--variant")
+    parser.add_argument(
+        "--quick", action="store_true", help="times only: no peaks of memory, no limited instruction sets"
+    )
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(main=main)
 
@@ -35,7 +38,15 @@ def main(args: Any) -> int:
 
     machine = this_machine()
     asked = [
-        Asked(name, args.variant, batches, args.repeats, args.compile, read_size(args.size) if args.size else None)
+        Asked(
+            name,
+            args.variant,
+            batches,
+            args.repeats,
+            args.compile,
+            read_size(args.size) if args.size else None,
+            quick=args.quick,
+        )
         for name in args.adapter
     ]
     show(report(asked, machine.host, machine.folders), as_json=args.json)

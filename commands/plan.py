@@ -4,20 +4,25 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from adapters import ADAPTERS, adapter
 from commands import exits, wishes
 from kit.texts import LANGUAGES, language_from
+from kit.texts.comparison import Comparison, comparison_record, comparison_text, host_name, host_title
 from kit.texts.report import plan_record, plan_text
 from loader.host import Host, load_host
 from loader.knowledge import EMPTY, Knowledge
-from loader.plan import plan
+from loader.plan import Plan, plan
+
+THIS = "this"
 
 
 def add(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser("plan", help="show what would run where, and why")
     parser.add_argument("--host", help="a named host (see `host --named`) or a JSON file; default: this machine")
+    parser.add_argument("--against", help=f"compare with this host: a name, a JSON file, or {THIS} for this machine")
     parser.add_argument("--adapter", help="only this one")
     parser.add_argument("--json", action="store_true", help="as JSON, always in English")
     parser.add_argument("--language", choices=tuple(LANGUAGES), help="of the text; default: ANYHOST_LANGUAGE, or en")
@@ -30,9 +35,11 @@ def main(args: Any) -> int:
     specs = (adapter(args.adapter),) if args.adapter else ADAPTERS
     host, knowledge = host_and_knowledge(args.host)
     plans = [plan(spec, host, wished, knowledge) for spec in specs]
-    if args.json:
-        json.dump([plan_record(p) for p in plans], sys.stdout, indent=1, ensure_ascii=False)
-        print()
+    if args.against:
+        other, learned = host_and_knowledge(args.against)
+        _compared([plan(spec, other, wished, learned) for spec in specs], plans, language, as_json=args.json)
+    elif args.json:
+        _dump([plan_record(p) for p in plans])
     else:
         print("\n\n".join(plan_text(p, language) for p in plans))
     refused = [p for p in plans if not p.fits]
@@ -40,11 +47,29 @@ def main(args: Any) -> int:
 
 
 def host_and_knowledge(name: str | None) -> tuple[Host, Knowledge]:
-    """A named host, or this machine with what was learned on it."""
+    """A named host, or this machine with what was learned on it: that holds nowhere else."""
     name = name or os.environ.get("ANYHOST_HOST")
-    if name:
+    if name and name != THIS:
         return load_host(name), EMPTY
     from commands.machine import known_machine
 
     machine = known_machine()
     return machine.host, machine.store.load()
+
+
+def _compared(here: Sequence[Plan], there: Sequence[Plan], language: str, *, as_json: bool) -> None:
+    compared = [Comparison(mine, other) for mine, other in zip(here, there, strict=True)]
+    mine, other = (plans[0].situation.host for plans in (here, there))
+    if as_json:
+        records = [comparison_record(c) for c in compared]
+        _dump({"host": other.name, "against": mine.name, "plans": records})
+        return
+    for host in (other, mine):
+        print(f"{host_name(host, language)}: {host_title(host, language)}")
+    print()
+    print("\n\n".join(comparison_text(c, language) for c in compared))
+
+
+def _dump(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=1, ensure_ascii=False)
+    print()

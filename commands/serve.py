@@ -7,11 +7,15 @@ import socket
 import sys
 import tempfile
 import threading
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from commands import exits
 from kit.texts import LANGUAGES, language_from
 from loader.errors import InputError
+
+if TYPE_CHECKING:
+    from kit.parts.context import Admin
 
 PORT, HOST_NAME = 7860, "127.0.0.1"
 
@@ -43,10 +47,15 @@ def main(args: Any) -> int:
 
 def _serve(host_name: str, port: int, language: str, *, share: bool) -> int:
     from commands.machine import this_machine
+    from loader.acceptance import Record
     from page.build import build, launch_options
 
     engine = this_machine().engine()
-    page = build(engine, language=language)
+    admin = administrators(host_name, share=share, environ=os.environ)
+    if admin == "local":
+        # Whoever accepted terms on this machine's command line is the one who sits before its page.
+        engine.accepted |= Record(engine.folders.cache).names()
+    page = build(engine, language=language, admin=admin)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -60,6 +69,13 @@ def _serve(host_name: str, port: int, language: str, *, share: bool) -> int:
         page.close(verbose=False)
         engine.close()
     return exits.DONE
+
+
+def administrators(host_name: str, *, share: bool, environ: Mapping[str, str]) -> "Admin":
+    """Who may delete fetched weights from the page: ANYHOST_ADMIN=1 lets everybody, else it takes this machine."""
+    if environ.get("ANYHOST_ADMIN", "").strip() == "1":
+        return "everybody"
+    return "local" if host_name in ("127.0.0.1", "::1", "localhost") and not share else "nobody"
 
 
 def _port_from(text: str) -> int:

@@ -32,6 +32,9 @@ STONE = Color(
     c950="#141312",
 )
 
+# The font that ships has no Chinese: these are what macOS and iOS, Windows, and Linux and Android have.
+CHINESE = ("PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC")
+
 
 def theme() -> gr.themes.Base:
     """The theme for ``launch``."""
@@ -42,7 +45,7 @@ def theme() -> gr.themes.Base:
         radius_size=sizes.radius_lg,
         spacing_size=sizes.spacing_md,
         text_size=sizes.text_md,
-        font=(LocalFont("IBM Plex Sans", (400, 700)), "ui-sans-serif", "system-ui", "sans-serif"),
+        font=(LocalFont("IBM Plex Sans", (400, 700)), "ui-sans-serif", "system-ui", *CHINESE, "sans-serif"),
         font_mono=(LocalFont("IBM Plex Mono", (400, 700)), "ui-monospace", "Consolas", "monospace"),
     )
     return base.set(
@@ -78,7 +81,7 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_700",
         button_primary_background_fill_dark="*primary_500",
-        button_primary_background_fill_hover_dark="*primary_400",
+        button_primary_background_fill_hover_dark="*primary_600",
         button_primary_border_color="*primary_600",
         button_primary_border_color_dark="*primary_500",
         button_secondary_background_fill="#ffffff",

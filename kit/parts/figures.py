@@ -1,6 +1,7 @@
 """After a run: predicted against measured, and what the ladder did."""
 
-from kit.parts.markup import bar, div, element, para, sentence, text
+from kit.parts.markup import div, element, para, sentence, text
+from kit.parts.memory_bars import measured_bars, pair
 from kit.texts import LANGUAGES
 from kit.texts.labels import label, name_of
 from kit.texts.report import seconds_text
@@ -17,18 +18,17 @@ def figures(result: Result, language: str, *, requests: int | None = None) -> st
         requests: how many of the plan's batches the run was made of, where that is not what its items say.
     """
     made = result.plan
-    pool = "device" if made.peak_bytes["device"] else "host"
+    pools = ("device", "host") if made.peak_bytes["device"] else ("host",)
     head = element("h3", text(label("figures.title", language)))
     predicted = result.predicted_seconds if requests is None else made.predicted_seconds * requests
     rows = [
-        _pair(label("fact.time", language), predicted, result.seconds, seconds_text(predicted), result_time(result)),
-        _pair(
-            label("fact.memory", language),
-            made.peak_bytes[pool],
-            result.peak_bytes.get(pool, 0),
-            size_text(made.peak_bytes[pool]),
-            size_text(result.peak_bytes.get(pool, 0)),
+        pair(
+            label("fact.time", language),
+            (predicted, seconds_text(predicted)),
+            (result.seconds, result_time(result)),
+            language,
         ),
+        *(_memory(result, pool, language, alone=len(pools) == 1) for pool in pools),
     ]
     keys = div(
         "ah-legend",
@@ -38,13 +38,21 @@ def figures(result: Result, language: str, *, requests: int | None = None) -> st
     return element(
         "section",
         element("header", head, keys, classes="ah-head"),
-        element("p", text(ran(result, language)), classes="ah-headline"),
+        element("p", text(ran(result, language)), classes="ah-headline", data_say=""),
         *rows,
+        measured_bars(result, language),
         para("ah-dim", _loading(result, language)),
         trace(result.trace, language),
         classes="ah-card ah-figures",
         aria_label=label("figures.title", language),
     )
+
+
+def _memory(result: Result, pool: str, language: str, *, alone: bool) -> str:
+    name, before, after = label("fact.memory", language), result.plan.peak_bytes[pool], result.peak_bytes.get(pool, 0)
+    if not alone:
+        name = name_of("device", result.plan.device, language) if pool == "device" else label("bars.ram", language)
+    return pair(name, (before, size_text(before)), (after, size_text(after)), language)
 
 
 def ran(result: Result, language: str) -> str:
@@ -71,22 +79,6 @@ def _loading(result: Result, language: str) -> str:
     if not result.load_seconds:
         return label("figures.loaded", language)
     return label("figures.loading", language, seconds=seconds_text(result.load_seconds))
-
-
-def _pair(name: str, predicted: float, measured: float, predicted_words: str, measured_words: str) -> str:
-    most = max(predicted, measured) or 1.0
-    lines = [
-        div(
-            "ah-pair-line",
-            bar(value / most, f"{name}: {words}", tone=tone),
-            element("span", text(words), classes="ah-number"),
-        )
-        for value, words, tone in (
-            (predicted, predicted_words, "ah-predicted"),
-            (measured, measured_words, "ah-measured"),
-        )
-    ]
-    return div("ah-pair", element("span", text(name), classes="ah-pair-name"), div("ah-pair-lines", *lines))
 
 
 def trace(entries: tuple[TraceEntry, ...], language: str) -> str:

@@ -87,7 +87,7 @@ class LicenceTick:
         items = [element("li", *self._item(terms)) for terms in asked]
         return div(
             "ah-terms",
-            element("h4", text(label("terms.title", language))),
+            element("h3", text(label("terms.title", language))),
             element("ul", *items),
             para("ah-dim", label("terms.line", language)),
             said,

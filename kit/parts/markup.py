@@ -41,6 +41,30 @@ def bar(share: float, label: str, *, tone: str = "") -> str:
     return element("span", fill, classes="ah-bar", role="img", aria_label=label)
 
 
+def meter(share: float | None, name: str, words: str) -> str:
+    """How far something has come.
+
+    Args:
+        share: 0..1; None where nobody knows, shown as a bar that runs.
+        name: of what is under way.
+        words: the amount done as a screen reader should say it.
+    """
+    if share is None:
+        return div("ah-bar ah-running", element("span"), role="progressbar", aria_label=name)
+    percent = max(0.0, min(1.0, share)) * 100
+    fill = element("span", style=f"width:{percent:.2f}%", classes="ah-fill")
+    return div(
+        "ah-bar",
+        fill,
+        role="progressbar",
+        aria_label=name,
+        aria_valuemin="0",
+        aria_valuemax="100",
+        aria_valuenow=f"{percent:.0f}",
+        aria_valuetext=words or None,
+    )
+
+
 def table(head: Iterable[str], rows: Iterable[Iterable[str]], *, caption: str, classes: str = "") -> str:
     """A table that scrolls by itself where it is wider than the page. Cells are markup already."""
     top = element("tr", *(element("th", text(name), scope="col") for name in head))
@@ -67,6 +91,7 @@ def sentence(words: str) -> str:
     words = words.strip().rstrip(":,;")
     if not words:
         return ""
-    ended = words if words[-1] in ".!?…" else f"{words}."
+    stop = "。" if words[-1] > "\u2e7f" else "."  # Chinese words end in Chinese punctuation
+    ended = words if words[-1] in ".!?…。！？" else f"{words}{stop}"
     first = ended.split(maxsplit=1)[0].rstrip(",.:;!?…")
     return ended[0].upper() + ended[1:] if first.isalpha() else ended

@@ -3,6 +3,6 @@
 import gradio as gr
 
 
-def html(value: str = "", *, elem_id: str | None = None) -> gr.HTML:
-    """A component that shows markup made by this project."""
-    return gr.HTML(value, apply_default_css=False, js_on_load=None, elem_id=elem_id, elem_classes="ah-html")
+def html(value: str = "", *, elem_id: str | None = None, js: str | None = None) -> gr.HTML:
+    """A component that shows markup made by this project; ``js`` runs once it is there, with its ``element``."""
+    return gr.HTML(value, apply_default_css=False, js_on_load=js, elem_id=elem_id, elem_classes="ah-html")

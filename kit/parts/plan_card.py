@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 
 from kit.parts.context import PageContext
 from kit.parts.markup import bar, div, element, link, para, sentence, span, table, text
+from kit.parts.memory_bars import predicted_bars
 from kit.texts import LANGUAGES, flips_when, refusal, why
+from kit.texts.comparison import Comparison
 from kit.texts.labels import label, name_of
 from kit.texts.report import seconds_text
-from loader.decision import Decision
-from loader.engine import difference
+from loader.decision import Decision, Rejected
 from loader.folders import Folders, find, size_text
 from loader.knowledge import correction_key
 from loader.memory import gib
@@ -66,7 +67,7 @@ def plan_card(made: Plan, context: PageContext, *, baseline: Plan | None = None,
         parts.append(para("ah-consequence", consequence(made, baseline, language)))
     parts.append(_facts(made, context))
     if made.fits:
-        parts.append(_components(made, language))
+        parts += [_components(made, language), predicted_bars(made, language)]
         parts.append(_decisions([d for d in made.decisions if d is not made.refusal], language))
     parts.append(_foot(spec, made, context))
     return element("section", *parts, classes="ah-card ah-plan", aria_label=label("plan.title", language))
@@ -110,18 +111,30 @@ def consequence(made: Plan, baseline: Plan, language: str) -> str:
     """What the wishes change against the plan without any, "" when nothing."""
     if made.refusal is not None or baseline.refusal is not None or made.situation.wishes == baseline.situation.wishes:
         return ""
-    changed = difference(baseline, made)
-    if (changed == "the same again") and made.predicted_seconds == baseline.predicted_seconds:
+    changes = _changes(Comparison(baseline, made), language)
+    if not changes:
         return label("plan.same", language)
-    return label(
+    costs = [int(d.params["seconds"]) for d in made.decisions if d.rule == "compile_wish" and "seconds" in d.params]
+    compiling = " " + label("plan.compile_cost", language, seconds=seconds_text(max(costs))) if costs else ""
+    said = label(
         "plan.consequence",
         language,
-        changes=changed,
+        changes=changes,
         before=seconds_text(baseline.predicted_seconds),
         after=seconds_text(made.predicted_seconds),
         before_gib=gib(_main_pool(baseline)[1]),
         after_gib=gib(_main_pool(made)[1]),
     )
+    return said + compiling
+
+
+def _changes(compared: Comparison, language: str) -> str:
+    asked = {"variant", "device", "size", "amount"}
+    if compared.here.savers != compared.there.savers:
+        asked.add("residency")
+    rows = [row for row in compared.rows(language) if row.differs and row.key in asked]
+    whole = [f"{label(f'what_if.{row.key}', language)}: {row.here} → {row.there}" for row in rows]
+    return label("terms.join", language).join([*whole, *compared.parts(language)])
 
 
 # --- parts of the card ------------------------------------------------------------------------------------------
@@ -249,7 +262,7 @@ def _component_row(placed: Placement, language: str) -> tuple[str, ...]:
 def _decisions(decisions: list[Decision], language: str) -> str:
     if not decisions:
         return ""
-    items = [element("li", *_decision(group, language)) for group in grouped(decisions)]
+    items = [element("li", *decision_parts(group, language)) for group in grouped(decisions)]
     title = element("h4", text(label("plan.why", language)))
     return title + element("ul", *items, classes="ah-decisions")
 
@@ -271,7 +284,8 @@ def _topic(rule: str) -> str:
     return {"channels_last": "layout", "fuse_then_cast": "layers", "keep_fp32": "parts"}.get(rule, "")
 
 
-def _decision(group: Sequence[Decision], language: str) -> tuple[str, ...]:
+def decision_parts(group: Sequence[Decision], language: str, *, mark: str = "") -> tuple[str, str]:
+    """What was decided, with ``mark`` (markup) after it, and why: the two halves of an item of ``ah-decisions``."""
     decision = group[0]
     topic = _topic(decision.rule)
     subject = ", ".join(name_of("subject", d.subject, language) for d in group)
@@ -282,7 +296,8 @@ def _decision(group: Sequence[Decision], language: str) -> tuple[str, ...]:
         "ah-change",
         span("ah-subject", subject),
         element("b", text(got)),
-        element("s", text(wanted)) if wanted and wanted != got else "",
+        _instead(wanted, language) if wanted and wanted != got else "",
+        mark,
     )
     flips = flips_when(decision, language)
     return (
@@ -296,13 +311,26 @@ def _decision(group: Sequence[Decision], language: str) -> tuple[str, ...]:
     )
 
 
+def _instead(wanted: str, language: str) -> str:
+    # A line through a word is not read out.
+    return element("s", span("ah-hidden", f"{label('access.instead', language)} "), text(wanted))
+
+
 def _rejected(decision: Decision, language: str) -> str:
     if not decision.rejected:
         return ""
-    what = "; ".join(
-        f"{r.what}: {seconds_text(r.number) if r.unit == 's' else f'{r.number:g} {r.unit}'}" for r in decision.rejected
-    )
+    what = "; ".join(f"{r.what}: {_figure(r, language)}" for r in decision.rejected)
     return para("ah-rejected", label("plan.rejected", language, what=what))
+
+
+def _figure(rejected: Rejected, language: str) -> str:
+    """The figure that spoke against an alternative, with its unit in words."""
+    if rejected.unit == "s":
+        return seconds_text(rejected.number)
+    times = rejected.unit.removeprefix("× the time of ")
+    if times != rejected.unit:
+        return label("unit.times", language, number=f"{rejected.number:g}", what=times)
+    return f"{rejected.number:g} {name_of('unit', rejected.unit, language)}"
 
 
 def _foot(spec: AdapterSpec, made: Plan, context: PageContext) -> str:

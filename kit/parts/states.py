@@ -2,11 +2,18 @@
 
 from collections.abc import Mapping
 
-from kit.parts.markup import bar, div, element, para, sentence, text
+from kit.parts.markup import div, element, meter, para, sentence, text
 from kit.texts import error_text, stage
 from kit.texts.labels import label
 from kit.texts.report import seconds_text
-from loader.errors import AnyhostError, Cancelled, DoesNotFitError, InputError, WeightsError
+from loader.errors import (
+    AnyhostError,
+    Cancelled,
+    DoesNotFitError,
+    InputError,
+    LicenceNotAcceptedError,
+    WeightsError,
+)
 from loader.folders import size_text
 from loader.outcome import Step
 
@@ -17,15 +24,16 @@ BYTE_STAGES = frozenset({"downloading", "extracting", "checking"})
 def progress(step: Step, language: str, *, stopping: bool = False) -> str:
     """A step as a panel: what is done, how far, how long still."""
     counted = step.total > 1 or (step.total == 1 and step.index == 1)
-    share = step.index / step.total if step.total else 0.0
     words = label("state.stopping", language) if stopping else stage(step.stage, step.detail, language)
     amount = _amount(step, language) if counted else ""
     left = ""
     if step.seconds_left is not None:
         left = label("state.left", language, seconds=seconds_text(step.seconds_left))
-    line = div("ah-progress-words", element("strong", text(words)), element("span", text(amount), classes="ah-dim"))
-    filled = bar(share, f"{words} {amount}".strip()) if counted else div("ah-bar ah-running", element("span"))
-    return div("ah-card ah-progress", line, filled, para("ah-dim", left), role="status", aria_live="polite")
+    # The stage alone is spoken as it comes: a voice that reads every count never gets to its end.
+    named = element("strong", text(words), data_say="")
+    line = div("ah-progress-words", named, element("span", text(amount), classes="ah-dim"))
+    share = step.index / step.total if counted else None
+    return div("ah-card ah-progress", line, meter(share, words, f"{amount} {left}".strip()), para("ah-dim", left))
 
 
 def _amount(step: Step, language: str) -> str:
@@ -55,6 +63,7 @@ def failed(error: Exception, language: str) -> str:
 _TITLES: Mapping[type[AnyhostError], str] = {
     InputError: "error.input",
     DoesNotFitError: "error.refused",
+    LicenceNotAcceptedError: "error.terms",
     WeightsError: "error.weights",
 }
 
@@ -75,11 +84,13 @@ def notice(title: str, words: str, *, alert: bool = False) -> str:
 
 def _notice(title: str, words: str, *, tone: str = "", alert: bool = False) -> str:
     lines = [para("", line) for line in words.splitlines() if line.strip()]
+    # An alert is read as it comes; anything else waits for the end of what is being said, see page/access.js.
     return div(
         f"ah-card ah-notice {tone}".strip(),
         element("h3", text(title)),
         *lines,
-        role="alert" if alert else "status",
+        role="alert" if alert else None,
+        data_say=None if alert else f"{title}. {words}",
     )
 
 

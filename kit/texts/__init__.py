@@ -33,33 +33,42 @@ def language_from(environ: Mapping[str, str]) -> str:
     return named
 
 
-def _fill(template: str, decision: Decision) -> str:
+def _fill(template: str, decision: Decision, language: str) -> str:
     values = _Gaps(decision.params)
+    page: Mapping[str, str] = LANGUAGES[language].PAGE
+    # Figures that are words: where a speed is from, and what a spec says of its parts.
+    values.update({k: page.get(f"{k}.{values[k]}", values[k]) for k in ("evidence", "why") if k in values})
     values.update(subject=decision.subject, wanted=decision.wanted, got=decision.got)
     return string.Formatter().vformat(template, (), values)
 
 
 def why(decision: Decision, language: str = "en") -> str:
     """Why the decision was taken, with its figures."""
-    return _fill(LANGUAGES[language].RULES[decision.rule], decision)
+    return _fill(LANGUAGES[language].RULES[decision.rule], decision, language)
 
 
 def flips_when(decision: Decision, language: str = "en") -> str:
     """What would change the answer, or an empty text."""
     if not decision.flips:
         return ""
-    return _fill(LANGUAGES[language].FLIPS[decision.flips], decision)
+    return _fill(LANGUAGES[language].FLIPS[decision.flips], decision, language)
 
 
 def refusal(decision: Decision, language: str = "en") -> str:
     """A refused wish or a request that does not fit, as one sentence with the remedy."""
     texts = LANGUAGES[language]
     if decision.rule in ("does_not_fit", "nothing_fits", "nothing_left"):
-        return _fill(texts.RULES[decision.rule], decision) + "."
+        return _fill(texts.RULES[decision.rule], decision, language) + _stop(language)
     template = texts.REFUSED_NEAREST if decision.params.get("nearest") else texts.REFUSED
     values = _Gaps(decision.params)
     values.update(subject=decision.subject, wanted=decision.wanted, why=why(decision, language))
     return string.Formatter().vformat(template, (), values)
+
+
+def _stop(language: str) -> str:
+    """What ends a sentence."""
+    stop: str = LANGUAGES[language].PAGE["language.stop"]
+    return stop
 
 
 def error_text(error: AnyhostError, language: str = "en") -> str:

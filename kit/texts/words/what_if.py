@@ -1,4 +1,121 @@
-"""Words of the what-if page: (English, Simplified Chinese)."""
+"""Words of the what-if page and of ``plan --against``: (English, Simplified Chinese)."""
 
-PAGE: dict[str, tuple[str, str]] = {}
+PAGE: dict[str, tuple[str, str]] = {
+    "what_if.tab": ("What if", "换台机器"),
+    "what_if.title": ("On another machine", "换到另一台机器上"),
+    "what_if.words": (
+        "All five models on a machine of your choice, beside this one. Nothing is loaded and nothing runs; what this "
+        "machine learned from its own runs is not carried over.",
+        "把五个模型放到您选择的机器上，与本机并排比较。不加载也不运行任何东西；本机从运行中学到的数值不会带到另一台机器上。",
+    ),
+    "what_if.machine": ("Machine", "机器"),
+    "what_if.file": (
+        "Or its description: what “python app.py host --json” writes there",
+        "或上传它的描述文件：在那台机器上运行“python app.py host --json”的输出",
+    ),
+    "what_if.against": ("Compared with", "比较对象"),
+    "what_if.here": ("this machine", "本机"),
+    "what_if.precision_first": ("Precision first", "精度优先"),
+    "what_if.allow_smaller": ("Allow a smaller model", "允许使用更小的模型"),
+    "what_if.result": ("The five plans on {host}", "{host} 上的五个计划"),
+    "what_if.on": ("On {host}", "在 {host} 上"),
+    "what_if.processor": ("{name}, {cores} cores", "{name}，{cores} 个核心"),
+    "what_if.memory": ("{gib} GiB of memory", "{gib} GiB 内存"),
+    "what_if.no_card": ("no accelerator", "没有加速器"),
+    "what_if.join": ("; ", "；"),
+    "what_if.count": (
+        "{fit} of {all} would run. ≠ marks what is different on {against}, and says what it is there.",
+        "{all} 个模型中有 {fit} 个可以运行。≠ 标出与 {against} 不同之处，并附上那里的值。",
+    ),
+    "what_if.count_same": (
+        "{fit} of {all} would run, and nothing is different from {against}.",
+        "{all} 个模型中有 {fit} 个可以运行，与 {against} 没有任何不同。",
+    ),
+    "what_if.estimated": (
+        "Times and sizes are predictions from what the description says, unmeasured.",
+        "时间和大小是按描述推算的，未经实测。",
+    ),
+    "what_if.state": ("Answer", "结论"),
+    "what_if.variant": ("Model", "模型"),
+    "what_if.device": ("Runs on", "运行设备"),
+    "what_if.dtype": ("Computes in", "计算精度"),
+    "what_if.residency": ("Between runs", "两次运行之间"),
+    "what_if.compile": ("Compile", "编译"),
+    "what_if.attention": ("Attention", "注意力"),
+    "what_if.size": ("Network input", "网络输入"),
+    "what_if.amount": ("At once", "一次处理"),
+    "what_if.peak": ("Peak memory", "内存峰值"),
+    "what_if.seconds": ("Time", "时间"),
+    "what_if.pictures_one": ("one", "一张"),
+    "what_if.pictures": ("{count} at once", "{count} 张"),
+    "what_if.steps": ("{count} steps", "{count} 步"),
+    "what_if.frames": ("{count} frames", "{count} 帧"),
+    "what_if.about": ("about {seconds}", "约 {seconds}"),
+    "what_if.nothing": ("–", "–"),
+    "what_if.differs": ("{against}: {value}", "{against}：{value}"),
+    "what_if.faster": ("{times} times as fast", "快至 {times} 倍"),
+    "what_if.slower": ("{times} times as slow", "慢至 {times} 倍"),
+    "what_if.different": ("different", "不同"),
+    "what_if.decisions": ("Why, and what would change it", "原因，以及什么会改变它"),
+    "what_if.decisions_of": ("{model}: {count} decisions", "{model}：{count} 项决定"),
+    "what_if.decisions_refused": ("{model}: refused, and what would change that", "{model}：已拒绝，以及什么会改变它"),
+    "what_if.decisions_new": (
+        "{model}: {count} decisions, {new} of them not taken on {against}",
+        "{model}：{count} 项决定，其中 {new} 项与 {against} 不同",
+    ),
+    "what_if.only_there": ("≠ not so on {against}", "≠ 与 {against} 不同"),
+    "what_if.parts": ("Part by part, {against} → {host}:", "逐个部分，{against} → {host}："),
+    "what_if.no_decisions": (
+        "Nothing had to be given up: every first choice holds.",
+        "不必放弃任何东西：一切都是首选。",
+    ),
+    "machine.a100-40g": ("Cloud GPU: A100 40 GB (Ampere)", "云端显卡：A100 40 GB（Ampere）"),
+    "machine.a10g-24g": ("Cloud GPU: A10G 24 GB (Ampere)", "云端显卡：A10G 24 GB（Ampere）"),
+    "machine.arc-a770-16g": ("Desktop with an Intel Arc A770 16 GB", "台式机，Intel Arc A770 16 GB"),
+    "machine.arm-cpu": ("Arm server (4 vCPU, 16 GB)", "Arm 服务器（4 vCPU，16 GB）"),
+    "machine.cpu-amx": ("Cloud server with AMX (2 cores, 24 GB)", "带 AMX 的云服务器（2 核，24 GB）"),
+    "machine.cpu-avx2": (
+        "Laptop without a graphics card (4 cores, AVX2, 16 GB)",
+        "没有显卡的笔记本电脑（4 核，AVX2，16 GB）",
+    ),
+    "machine.cpu-basic": (
+        "Hugging Face Space, CPU basic (2 vCPU, 16 GB)",
+        "Hugging Face Space 免费 CPU（CPU basic，2 vCPU，16 GB）",
+    ),
+    "machine.cpu-bf16": (
+        "Cloud server with AVX512-BF16 (2 cores, 24 GB)",
+        "带 AVX512-BF16 的云服务器（2 核，24 GB）",
+    ),
+    "machine.gtx1060-6g": ("Desktop with a GTX 1060 6 GB (Pascal)", "台式机，GTX 1060 6 GB（Pascal）"),
+    "machine.gtx1660-6g": (
+        "Desktop with a GTX 1660 6 GB (Turing without tensor cores)",
+        "台式机，GTX 1660 6 GB（Turing，没有张量核心）",
+    ),
+    "machine.h200-141g": ("Cloud GPU: H200 141 GB (Hopper)", "云端显卡：H200 141 GB（Hopper）"),
+    "machine.jetson-nano-4g": (
+        "Jetson Nano 4 GB (Maxwell, one memory)",
+        "Jetson Nano 4 GB（Maxwell，共用内存）",
+    ),
+    "machine.l4-24g": ("Cloud GPU: L4 24 GB (Ada)", "云端显卡：L4 24 GB（Ada）"),
+    "machine.m2-16g": ("Laptop with an Apple M2 (16 GB, one memory)", "Apple M2 笔记本电脑（16 GB，共用内存）"),
+    "machine.mi300x-192g": ("Cloud GPU: AMD Instinct MI300X 192 GB", "云端显卡：AMD Instinct MI300X 192 GB"),
+    "machine.rtx2080ti-11g": ("Desktop with an RTX 2080 Ti 11 GB (Turing)", "台式机，RTX 2080 Ti 11 GB（Turing）"),
+    "machine.rtx3050-8g": ("Desktop with an RTX 3050 8 GB (Ampere)", "台式机，RTX 3050 8 GB（Ampere）"),
+    "machine.rtx3060-12g": ("Desktop with an RTX 3060 12 GB (Ampere)", "台式机，RTX 3060 12 GB（Ampere）"),
+    "machine.rtx3070-8g": ("Desktop with an RTX 3070 8 GB (Ampere)", "台式机，RTX 3070 8 GB（Ampere）"),
+    "machine.rtx4090-24g": ("Desktop with an RTX 4090 24 GB (Ada)", "台式机，RTX 4090 24 GB（Ada）"),
+    "machine.t4-16g": ("Cloud GPU: T4 16 GB (Turing)", "云端显卡：T4 16 GB（Turing）"),
+    "machine.v100-16g": ("Server with a V100 16 GB (Volta)", "服务器，V100 16 GB（Volta）"),
+    "machine.zerogpu-48g": (
+        "Hugging Face Space, ZeroGPU (half an RTX Pro 6000 Blackwell, 48 GB)",
+        "Hugging Face Space，ZeroGPU（半张 RTX Pro 6000 Blackwell，48 GB）",
+    ),
+}
 STAGES: dict[str, tuple[str, str]] = {}
+REPORT: dict[str, tuple[str, str]] = {
+    "against_same": ("no difference", "没有不同"),
+    "against_parts": ("part by part:", "逐个部分："),
+    "against_flips": ("what would change it on {there}:", "{there} 上什么会改变它："),
+    "against_line": ("{what} ({whom})", "{what}（{whom}）"),
+    "against_join": ("; ", "；"),
+}

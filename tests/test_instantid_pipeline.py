@@ -1,272 +1,289 @@
-"""InstantID's whole loop: every upstream case, guess mode, regions, several ControlNets."""
+"""InstantID through the engine, on the untrained miniature: whole runs, choices, faults, Stop, several users."""
 
-from dataclasses import dataclass, replace
+import threading
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler, LCMScheduler
-from torch import nn
 
-from adapters.instantid.drawing import face_region
-from adapters.instantid.networks import build, load_published
-from adapters.instantid.pipeline import Control, ControlNets, FaceTokens, Request, decode, draw, project_face
-from adapters.instantid.prompts import TextEmbeds
+from adapters.instantid import codec
+from adapters.instantid.requests import FacesRequest
+from kit.images import picture_from_array
 from loader.errors import Cancelled, InputError
-from tests.parity.case import case, manifest
-from tests.parity.rule import fill, rule_tensor
+from loader.outcome import Cancel, Result, Step
+from tests.instantid_runs import SPEC, TINY, photo, pictures, request, result_of, tiny
+from tests.machines import engine_on, host_with
 
-# diffusers' Euler scheduler calls np.array on a tensor, whose __array__ predates NumPy 2's copy keyword.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
-DESCRIPTION, EXPECTED = case("instantid", "pipeline")
-GUESS = case("instantid", "native_guess")[1]["euler_guess"]
-ADAPTER = manifest("instantid", "ip_adapter_bin_tiny")
-
-
-def randn(seed: int, *shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def rand(seed: int, *shape: int) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def ruled(names: dict[str, list[int]]) -> dict[str, torch.Tensor]:
-    return {name: rule_tensor(name, torch.empty(shape)) for name, shape in names.items()}
-
-
-@dataclass
-class Networks:
-    unet: nn.Module
-    identity: nn.Module
-    second: nn.Module
-    vae: nn.Module
-    face: FaceTokens
-
-
-def tiny_unet() -> nn.Module:
-    unet = build("unet", "sdxl", num_tokens=16, **DESCRIPTION["unet_config"])
-    base = {name: list(t.shape) for name, t in unet.state_dict().items() if "processor" not in name}
-    load_published(unet, "unet", ruled(base))
-    load_published(unet, "ip_adapter", ruled(ADAPTER["ip_adapter"]))
-    return unet
+# diffusers' schedulers hand tensors to numpy, whose own ways of converting them predate NumPy 2.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning"),
+]
+STAGES = ("finding_faces", "reading_prompt", "encoding_base", "drawing_steps", "decoding_pictures")
+EXACT = tiny(dtype="fp32")
 
 
 @pytest.fixture(scope="module")
-def projection() -> nn.Module:
-    with torch.device("meta"):
-        module = build("face_projection", "sdxl", **DESCRIPTION["resampler_config"])
-    load_published(module, "face_projection", ruled(ADAPTER["image_proj"]))
-    return module
+def cpu(tmp_path_factory):
+    engine = engine_on(host_with(), tmp_path_factory.mktemp("instantid"))
+    yield engine
+    engine.close()
 
 
 @pytest.fixture(scope="module")
-def networks(projection) -> Networks:
-    second = build("identity_net", "sdxl", **DESCRIPTION["controlnet_config"])
-    state = {name: rule_tensor(f"second.{name}", tensor) for name, tensor in second.state_dict().items()}
-    load_published(second, "identity_net", state)
-    return Networks(
-        unet=tiny_unet(),
-        identity=fill(build("identity_net", "sdxl", **DESCRIPTION["controlnet_config"])),
-        second=second,
-        vae=fill(build("vae", "sdxl", **DESCRIPTION["vae_config"])),
-        face=project_face(projection, randn(18, 512)),
+def plain(cpu):
+    return pictures(result_of(cpu, request(), EXACT))[0]
+
+
+def same(a: np.ndarray, b: np.ndarray, levels: int = 1) -> bool:
+    return a.shape == b.shape and int(np.abs(a.astype(int) - b.astype(int)).max()) <= levels
+
+
+def test_a_run_goes_through_every_stage_and_says_what_it_is(cpu):
+    items = list(cpu.run(SPEC, request(base=photo(phase=9), pictures=2, change=1.0), TINY))
+    steps = [item for item in items if isinstance(item, Step)]
+    assert list(dict.fromkeys(s.stage for s in steps if s.stage in STAGES)) == list(STAGES)
+    assert [(s.index, s.total) for s in steps if s.stage == "drawing_steps"] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert all(s.preview.shape == (20 // 1 - 4, 12, 3) for s in steps if s.stage == "drawing_steps")
+    result = items[-1]
+    assert isinstance(result, Result)
+    assert result.weights == "miniature"
+    assert result.items == 2
+    assert [drawn.seed for drawn in result.outputs] == [42, 43]
+    assert {drawn.rgb.shape for drawn in result.outputs} == {(128, 96, 3)}
+    assert result.outputs[0].faces.stand_in
+
+
+def test_the_same_request_gives_the_same_picture(cpu, plain):
+    assert same(pictures(result_of(cpu, request(), EXACT))[0], plain, 0)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_a_picture_is_the_same_whatever_is_drawn_beside_it(cpu, plain, batch):
+    many = pictures(result_of(cpu, request(seed=41, pictures=3), tiny(dtype="fp32", batch=batch)))
+    assert same(many[1], plain)
+    assert not same(many[0], many[2], 20)
+
+
+def test_every_prompt_is_drawn_as_if_alone(cpu, plain):
+    long = " ".join(["word"] * 90)
+    result = result_of(cpu, request(prompts=(long, "a man", "a man"), seed=41), tiny(dtype="fp32", batch=3))
+    assert same(pictures(result)[1], plain)
+    assert [drawn.prompt for drawn in result.outputs] == [long, "a man", "a man"]
+
+
+HALF = picture_from_array(
+    np.repeat(np.eye(2, dtype=np.uint8)[:1, :, None] * 255, 3, axis=2).repeat(64, 0).repeat(32, 1)
+)
+CHANGES = {
+    "likeness": {"likeness": 0.0},
+    "identity": {"identity": 0.0},
+    "guidance": {"guidance": 1.0},
+    "scheduler": {"scheduler": "dpm"},
+    "style": {"style": "neon"},
+    "negative": {"negative": "blue"},
+    "region": {"region": "face"},
+    "guess": {"guess_mode": True},
+    "canny": {"controls": {"canny": 0.8}},
+    "depth": {"controls": {"depth": 0.8}, "control_pictures": {"depth": photo(64, 64)}},
+    "pose": {"controls": {"pose": 0.8}, "control_pictures": {"pose": photo(64, 64)}},
+    "pose picture": {"pose": photo(128, 96, phase=90)},
+    "face": {"photos": (photo(phase=50),)},
+    "two photos": {"photos": (photo(), photo(phase=50))},
+    "sequence": {"photos": (photo(), photo(phase=50)), "blend": "sequence"},
+    "base": {"base": photo(phase=70), "change": 0.5},
+    "mask": {"region": "mask", "mask": HALF},
+}
+
+
+def test_every_setting_changes_the_picture(cpu, plain):
+    drawn = {name: pictures(result_of(cpu, request(**change), EXACT))[0] for name, change in CHANGES.items()}
+    drawn["plain"] = plain
+    alike = [(a, b) for a in drawn for b in drawn if a < b and same(drawn[a], drawn[b], 0)]
+    assert alike == []
+
+
+def test_a_drawing_has_the_photo_s_shape_and_is_not_enlarged_unasked(cpu):
+    small = request(photos=(photo(100, 70),))
+    assert pictures(result_of(cpu, small, tiny(size=None)))[0].shape == (96, 64, 3)
+    # A size that is named is wanted.
+    assert pictures(result_of(cpu, small, tiny(size=(128, 128))))[0].shape == (128, 96, 3)
+    assert pictures(result_of(cpu, request(photos=(photo(100, 70),), enlarge=True), tiny(size=None)))[0].shape == (
+        288,
+        192,
+        3,
     )
 
 
-def text(count: int = 1) -> TextEmbeds:
-    one = TextEmbeds(randn(11, 1, 77, 64), randn(12, 1, 77, 64), randn(13, 1, 32), randn(14, 1, 32))
-    return TextEmbeds(*(part.expand(count, *part.shape[1:]) for part in one))
+def test_lcm_settings_are_the_variant_s(cpu):
+    first = result_of(cpu, request(), TINY).outputs[0]
+    assert (first.scheduler, first.guidance, first.steps) == ("euler", 5.0, 2)
+    asked = result_of(cpu, request(scheduler="lcm", guidance=1.5), TINY).outputs[0]
+    assert (asked.scheduler, asked.guidance) == ("lcm", 1.5)
 
 
-def request(networks: Networks, **changes: object) -> Request:
-    base = Request(
-        text=text(),
-        face=networks.face,
-        controls=(Control(networks.identity, rand(16, 1, 3, 128, 96), sees_face=True, strength=0.8),),
-        steps=3,
-        face_scale=0.8,
-        generator=torch.Generator().manual_seed(0),
-        latents=randn(15, 1, 4, 16, 12),
+# --- faces ---
+
+
+def test_faces_are_found_and_one_of_them_is_chosen(cpu):
+    wide = photo(64, 200)
+    found = result_of(cpu, FacesRequest(wide, consent=True)).outputs[0]
+    assert len(found.faces) == 2
+    assert found.box[2] < 200
+    left, right = (pictures(result_of(cpu, request(photos=(wide,), face=face), EXACT))[0] for face in (0, 1))
+    assert not same(left, right, 0)
+
+
+def test_only_finding_faces_loads_nothing_else(tmp_path):
+    engine = engine_on(host_with(), tmp_path)
+    result_of(engine, FacesRequest(photo(), consent=True))
+    assert engine.knowledge(SPEC).held_bytes.get("host", 0) < 10_000
+    engine.close()
+
+
+def test_a_picture_without_a_face_is_told(cpu):
+    blank = picture_from_array(np.full((64, 64, 3), 128, np.uint8), name="wall.png")
+    with pytest.raises(InputError, match=r"no face was found in wall\.png: use a picture in which"):
+        result_of(cpu, request(photos=(blank,)))
+    with pytest.raises(InputError, match=r"no face was found in wall\.png"):
+        result_of(cpu, request(pose=blank))
+    with pytest.raises(InputError, match=r"photo\.png has 1 face, there is no face 3"):
+        result_of(cpu, request(face=2))
+
+
+def test_without_consent_nothing_is_looked_at(cpu):
+    with pytest.raises(InputError, match="confirm that you may use"):
+        result_of(cpu, request(consent=False))
+    with pytest.raises(InputError, match="confirm that you may use"):
+        result_of(cpu, FacesRequest(photo(), consent=False))
+
+
+def test_a_photo_of_thirty_megapixels_is_drawn_within_the_plan(cpu):
+    huge = picture_from_array(np.repeat(np.repeat(photo(50, 60).rgb, 100, 0), 100, 1), name="huge.jpg")
+    assert huge.size == (5000, 6000)
+    drawn = result_of(cpu, request(photos=(huge,))).outputs[0]
+    assert drawn.rgb.shape == (96, 128, 3)
+    assert drawn.faces.box[2] > 3000, "boxes are in the photo's own pixels"
+
+
+@pytest.mark.parametrize("words", ["", " ".join(f"word{i}" for i in range(500))])
+def test_prompts_of_any_length_are_drawn(cpu, words):
+    assert len(pictures(result_of(cpu, request(prompts=(words,))))) == 1
+
+
+# --- Stop, in every stage ---
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stop_ends_every_stage_at_once(cpu, stage):
+    cancel, seen = Cancel(), []
+    asked = request(base=photo(phase=9), pictures=2, change=1.0)
+
+    def run_to_the_end() -> None:
+        for item in cpu.run(SPEC, asked, TINY, cancel=cancel):
+            seen.append(item)
+            if isinstance(item, Step) and item.stage == stage:
+                cancel.request()
+
+    with pytest.raises(Cancelled) as stopped:
+        run_to_the_end()
+    assert seen[-1].stage == stage
+    if stage == "decoding_pictures":
+        assert len(stopped.value.kept[-1].value) == 1, "the picture that was finished is not lost"
+
+
+# --- what fails while it runs ---
+
+
+def test_a_step_that_fails_once_leaves_no_trace_in_the_picture(cpu, monkeypatch, plain):
+    """The same picture comes of a run in which a network failed in the middle of a step."""
+    original, calls = torch.nn.Module.__call__, []
+
+    def failing(module, *args, **kwargs):
+        if type(module).__name__ == "UNet2DConditionModel":
+            calls.append(1)
+            if len(calls) == 2:
+                raise torch.OutOfMemoryError("out of memory, once")
+        return original(module, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.Module, "__call__", failing)
+    for scheduler in ("euler", "dpm_karras_sde"):
+        calls.clear()
+        result = result_of(cpu, request(scheduler=scheduler), EXACT)
+        assert [(entry.unit, entry.event) for entry in result.trace] == [("step 2 of 2", "out_of_memory")]
+        clean = result_of(cpu, request(scheduler=scheduler), EXACT)
+        assert same(pictures(result)[0], pictures(clean)[0], 0)
+    assert same(pictures(result_of(cpu, request(), EXACT))[0], plain, 0)
+
+
+def test_a_batch_that_does_not_fit_is_drawn_in_smaller_ones(tmp_path, monkeypatch, plain):
+    engine = engine_on(host_with(), tmp_path)
+    original, sizes = torch.nn.Module.__call__, []
+
+    def limited(module, *args, **kwargs):
+        if type(module).__name__ in ("UNet2DConditionModel", "ControlNetModel"):
+            sizes.append(len(args[0]))
+            if len(args[0]) > 4:
+                raise torch.OutOfMemoryError("more than two pictures at once")
+        return original(module, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.Module, "__call__", limited)
+    result = result_of(engine, request(seed=41, pictures=4), tiny(dtype="fp32", batch=4))
+    assert {"batch 4 → 2"} <= {entry.plan_change.split(",")[0] for entry in result.trace}
+    assert max(sizes) == 8
+    assert same(pictures(result)[1], plain)
+    engine.close()
+
+
+def test_out_of_memory_in_the_decoder_is_answered_by_tiles(tmp_path, monkeypatch):
+    engine = engine_on(host_with(), tmp_path)
+    original = codec.LatentCodec.forward
+
+    def hungry(self, value, task="decode", *, tiled=False):
+        if not tiled:
+            raise torch.OutOfMemoryError("the decoder needs more")
+        return original(self, value, task, tiled=tiled)
+
+    monkeypatch.setattr(codec.LatentCodec, "forward", hungry)
+    result = result_of(engine, request())
+    assert result.plan.savers == ("vae_tiling",)
+    assert [entry.unit for entry in result.trace][-1] == "decode picture 1 of 1"
+    assert len(result.outputs) == 1
+    engine.close()
+
+
+def test_two_users_at_once_get_their_own_pictures(cpu):
+    wanted = {seed: pictures(result_of(cpu, request(seed=seed), EXACT))[0] for seed in (1, 2)}
+    got: dict[int, np.ndarray] = {}
+
+    def use(seed: int) -> None:
+        got[seed] = pictures(result_of(cpu, request(seed=seed), EXACT))[0]
+
+    users = [threading.Thread(target=use, args=(seed,)) for seed in wanted]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join()
+    assert all(same(got[seed], wanted[seed], 0) for seed in wanted)
+    assert not same(got[1], got[2], 20)
+
+
+def test_a_control_that_a_variant_lacks_names_one_that_has_it(cpu):
+    spec = replace(
+        SPEC,
+        variants=tuple(
+            replace(v, components=tuple(c for c in v.components if c.name != "depth_net"))
+            if v.name == "miniature"
+            else v
+            for v in SPEC.variants
+        ),
     )
-    return replace(base, **changes)
+    asked = request(controls={"depth": 0.4}, control_pictures={"depth": photo()})
+    with pytest.raises(InputError, match="variant miniature has no ControlNet for depth: choose variant sdxl_depth or"):
+        list(cpu.run(spec, asked, TINY))
 
 
-def with_second(networks: Networks, *, sees_face: bool) -> tuple[Control, Control]:
-    first = request(networks).controls[0]
-    return first, Control(networks.second, rand(17, 1, 3, 128, 96), sees_face=sees_face, strength=0.4)
-
-
-def run(networks: Networks, lcm: bool = False, **changes: object) -> torch.Tensor:
-    scheduler = EulerDiscreteScheduler(**DESCRIPTION["scheduler_config"])
-    if lcm:
-        scheduler = LCMScheduler.from_config(scheduler.config)
-    return draw(networks.unet, scheduler, request(networks, **changes))
-
-
-def region() -> torch.Tensor:
-    return torch.from_numpy(face_region((96, 128), (20, 24, 70, 100)))
-
-
-def close(got: torch.Tensor, expected: torch.Tensor, atol: float = 1e-3) -> None:
-    torch.testing.assert_close(got, expected, atol=atol, rtol=0)
-
-
-def test_face_tokens_equal_upstream(networks):
-    close(torch.cat((networks.face.nobody, networks.face.face)), EXPECTED["face_tokens"], 1e-4)
-    assert networks.face.nobody.abs().max() > 1
-
-
-@pytest.mark.parametrize(
-    ("name", "changes"),
-    [
-        ("euler_base", {}),
-        ("full_nomask", {}),
-        ("euler_ip0", {"face_scale": 0.0}),
-        ("euler_nocfg", {"guidance": 1.0}),
-        ("euler_guess_nocfg", {"guidance": 1.0, "guess_mode": True}),
-        ("full_mask", {"region": region()}),
-        ("euler_two_images", {"pictures": 2, "latents": randn(21, 2, 4, 16, 12)}),
-        ("lcm_cfg5", {"lcm": True}),
-        ("lcm_g0", {"lcm": True, "guidance": 0.0}),
-    ],
-)
-def test_loops_equal_upstream(networks, name, changes):
-    close(run(networks, **changes), EXPECTED[name], 5e-3 if name.startswith("lcm") else 1e-3)
-
-
-def test_the_loader_default_strength_equals_upstream(networks):
-    control = replace(request(networks).controls[0], strength=1.0)
-    close(run(networks, face_scale=Request.face_scale, controls=(control,)), EXPECTED["euler_default_scale"])
-
-
-def test_a_window_of_steps_equals_upstream(networks):
-    control = replace(request(networks).controls[0], start=0.3, end=0.7)
-    close(run(networks, controls=(control,)), EXPECTED["euler_cn_window"])
-
-
-def test_two_photographs_equal_upstream(networks, projection):
-    photographs = torch.stack((randn(18, 512), randn(22, 512)))
-    close(run(networks, face=project_face(projection, photographs)), EXPECTED["euler_two_faces"])
-
-
-@pytest.mark.parametrize(
-    ("name", "sees_face", "masked"),
-    [("full_multi", False, False), ("full_multi_mask", False, True), ("base_multi", True, False)],
-)
-def test_two_controlnets_equal_upstream(networks, name, sees_face, masked):
-    controls = with_second(networks, sees_face=sees_face)
-    close(run(networks, controls=controls, region=region() if masked else None), EXPECTED[name])
-
-
-@pytest.mark.parametrize(
-    ("name", "changes"),
-    [("euler_base", {}), ("lcm_cfg5", {"lcm": True}), ("full_mask", {"region": region()})],
-)
-def test_pictures_equal_upstream(networks, name, changes):
-    close(decode(networks.vae, run(networks, **changes)), EXPECTED[f"{name}_image"])
-
-
-def test_guess_mode_shows_the_controlnet_the_conditional_face(networks):
-    close(run(networks, guess_mode=True), GUESS)
-
-
-def test_a_batch_of_prompts_is_drawn_with_one_face(networks):
-    # Upstream fails here: its face tokens have the batch of one person.
-    single = run(networks)
-    both = run(networks, text=text(2), latents=randn(15, 1, 4, 16, 12).expand(2, -1, -1, -1).clone())
-    close(both, single.expand(2, -1, -1, -1), 1e-4)
-
-
-def test_requests_leave_no_trace_in_the_networks(networks):
-    before = {name: dict(vars(net)) for name, net in vars(networks).items() if isinstance(net, nn.Module)}
-    run(networks, region=region(), face_scale=1.3, guess_mode=True)
-    run(networks, controls=with_second(networks, sees_face=False))
-    assert all(dict(vars(getattr(networks, name))) == state for name, state in before.items())
-    close(run(networks), EXPECTED["euler_base"])
-
-
-def test_steps_are_reported_and_can_be_stopped(networks):
-    seen = []
-
-    def stop(step: int, latents: torch.Tensor) -> None:
-        seen.append((step, tuple(latents.shape)))
-        if step == 1:
-            raise Cancelled("stopped")
-
-    scheduler = EulerDiscreteScheduler(**DESCRIPTION["scheduler_config"])
-    with pytest.raises(Cancelled):
-        draw(networks.unet, scheduler, request(networks), stop)
-    assert seen == [(0, (1, 4, 16, 12)), (1, (1, 4, 16, 12))]
-
-
-def test_a_drawing_in_bf16_is_near_fp32(networks):
-    unet = tiny_unet().bfloat16()
-    identity = fill(build("identity_net", "sdxl", **DESCRIPTION["controlnet_config"]))
-    low = replace(networks, unet=unet, identity=identity.bfloat16())
-    mixed = replace(networks, unet=unet)
-    for nets in (low, mixed):
-        got = run(nets, region=region())
-        assert got.dtype == torch.bfloat16
-        assert (got.float() - EXPECTED["full_mask"]).abs().mean() < 0.2
-
-
-def test_the_decoder_keeps_its_own_dtype(networks):
-    vae = fill(build("vae", "sdxl", **DESCRIPTION["vae_config"]))
-    latents = EXPECTED["euler_base"]
-    exact = EXPECTED["euler_base_image"]
-    close(decode(vae, latents.half()), exact, 0.02)
-    low = decode(vae.bfloat16(), latents.half())
-    assert low.dtype == torch.bfloat16
-    assert (low.float() - exact).abs().mean() < 0.01
-
-
-def test_a_controlnet_of_another_dtype_follows_the_sample(networks):
-    identity = fill(build("identity_net", "sdxl", **DESCRIPTION["controlnet_config"])).bfloat16()
-    nets = ControlNets([identity], [True], region())
-    tokens = torch.cat((randn(1, 2, 5, 64), randn(2, 2, 16, 64)), dim=1)
-    with torch.inference_mode():
-        down, middle = nets(
-            randn(3, 2, 4, 16, 12),
-            7,
-            encoder_hidden_states=tokens,
-            controlnet_cond=[rand(4, 2, 3, 128, 96)],
-            conditioning_scale=[1.0],
-            added_cond_kwargs={"text_embeds": randn(5, 2, 32), "time_ids": torch.zeros(2, 6)},
-        )
-    assert {residual.dtype for residual in (*down, middle)} == {torch.float32}
-    with pytest.raises(ValueError, match="return_dict=False"):
-        nets(
-            None,
-            0,
-            encoder_hidden_states=tokens,
-            controlnet_cond=[],
-            conditioning_scale=[],
-            added_cond_kwargs={},
-            return_dict=True,
-        )
-
-
-def test_requests_that_cannot_be_drawn_are_refused(networks):
-    identity = request(networks).controls[0]
-    with pytest.raises(InputError, match="at least one ControlNet"):
-        request(networks, controls=())
-    with pytest.raises(InputError, match=r"one size, got \[\(64, 96\), \(128, 96\)\]"):
-        request(networks, region=torch.ones(64, 96))
-    with pytest.raises(InputError, match="one size"):
-        request(networks, controls=(identity, replace(identity, picture=rand(0, 1, 3, 96, 96))))
-    with pytest.raises(InputError, match="multiples of 8"):
-        request(networks, controls=(replace(identity, picture=rand(0, 1, 3, 100, 96)),))
-
-
-@pytest.mark.parametrize("size", [(72, 104), (136, 88)])
-def test_other_sizes_are_drawn_with_a_region(networks, size):
-    # Upstream needs multiples of 32 under a region.
-    height, width = size
-    control = Control(networks.identity, rand(1, 1, 3, height, width), sees_face=True)
-    everywhere = torch.ones(height, width)
-    latents = randn(2, 1, 4, height // 8, width // 8)
-    plain = run(networks, controls=(control,), latents=latents)
-    masked = run(networks, controls=(control,), latents=latents, region=everywhere)
-    assert plain.shape == (1, 4, height // 8, width // 8)
-    close(masked, plain, 1e-4)
+def test_an_own_file_is_refused_with_what_to_do(cpu, tmp_path):
+    with pytest.raises(InputError, match="cannot take the place of InstantID's weights"):
+        result_of(cpu, request(), checkpoint=tmp_path / "own.safetensors")

@@ -1,273 +1,284 @@
-"""Drawing a person by face: InstantID's denoising on diffusers' own ControlNet pipeline for SDXL.
+"""InstantID on loaded components: find the face, read the words, denoise step by step, decode picture by picture."""
 
-The face tokens travel at the end of the prompt embeddings. Guidance, guess mode and several pictures by prompt then
-split and repeat them together with the text, and nothing about a face is kept in a network between calls: the region
-and the strengths are arguments, and ``ControlNets`` is made anew for every request.
+from collections.abc import Generator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-Source: InstantID/InstantID @ 2145b67 (both the plain and the "full" pipeline).
-"""
-
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
-
+import numpy as np
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.controlnets.controlnet import ControlNetModel
-from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.pipelines.controlnet.pipeline_controlnet_sd_xl import StableDiffusionXLControlNetPipeline
 from torch import Tensor, nn
 
-from adapters.instantid.networks import DEFAULT_FACE_SCALE, FACE_TOKENS, attention_masks, confine
-from adapters.instantid.prompts import TextEmbeds
+from adapters.instantid import controls as pictures
+from adapters.instantid import denoise, loading
+from adapters.instantid.analysis import Found
+from adapters.instantid.codec import to_rgb
+from adapters.instantid.controls import NETS, analysed, as_tensor, box_region, drawing_size, fitted, mask_region
+from adapters.instantid.denoise import Control, Drawing, FaceTokens
+from adapters.instantid.drawn import Drawn, FoundFaces, Rgb, guidance_of, scheduler_of, variant_of
+from adapters.instantid.face import Faces
+from adapters.instantid.painting import denoise_all
+from adapters.instantid.posing import skeleton_picture
+from adapters.instantid.prompts import TextEmbeds, encode, text_embeds, token_sides
+from adapters.instantid.requests import DrawRequest, FacesRequest, Settings
+from adapters.instantid.styles import styled
+from adapters.instantid.tokenizer import WordTokenizer, clip_tokenizer
+from kit.consent import require_consent
+from kit.images import Picture
 from loader.errors import InputError
+from loader.outcome import Kept, Step, Unit
+from loader.pipeline import Parts, Work
+from loader.plan import Plan
+from loader.spec import Size
 
-SIZE_MULTIPLE = 8  # pixels of a latent's side
-
-
-class FaceTokens(NamedTuple):
-    """What the denoiser and IdentityNet read of a face.
-
-    Attributes:
-        face: ``[1, 16, D]``.
-        nobody: ``[1, 16, D]``, for the unconditional half of guidance.
-    """
-
-    face: Tensor
-    nobody: Tensor
+TILING = "vae_tiling"
 
 
-@torch.no_grad()
-def project_face(projection: nn.Module, embeddings: Tensor) -> FaceTokens:
-    """Project recognition embeddings, where the projection is and in its dtype.
+class InstantId:
+    """See ``loader.pipeline.Pipeline``."""
 
-    Args:
-        projection: the "face_projection" network.
-        embeddings: ``[512]``, or ``[N, 512]`` of several photographs of one person; not normalised.
-    """
-    weight = next(projection.parameters())
-    embeddings = embeddings.reshape(1, -1, embeddings.shape[-1]).to(weight)
-    # "Nobody" is the projection of zeros, which is not zero.
-    nobody, face = projection(torch.cat((torch.zeros_like(embeddings), embeddings))).chunk(2)
-    return FaceTokens(face, nobody)
+    own_edges: Mapping[str, tuple[str, ...]] = {}
 
+    def load(self, component: str, plan: Plan, files: Mapping[str, Path], checkpoint: Path | None) -> nn.Module:
+        """See ``loading.load``."""
+        return loading.load(component, plan, files, checkpoint)
 
-@dataclass(frozen=True)
-class Control:
-    """A ControlNet, its picture, and how much and how long it counts.
+    def uses(self, request: DrawRequest | FacesRequest, plan: Plan) -> tuple[str, ...]:
+        """Components the request calls, in order."""
+        if isinstance(request, FacesRequest):
+            return ("face_analysis",)
+        variant = variant_of(plan)
+        names = [c.name for c in variant.components]
+        unused = {net for kind, net in NETS.items() if kind not in request.settings.controls}
+        first = ["face_analysis", "face_projection", "text_encoder", "text_encoder_2"]
+        rest = [name for name in names if name not in first and name not in unused]
+        return (*first, *(["vae"] if request.base else []), *(n for n in rest if n != "vae"), "vae")
 
-    Attributes:
-        net: IdentityNet, or any ControlNet for SDXL.
-        picture: ``[1, 3, H, W]``, RGB 0 to 1.
-        sees_face: it attends to the face tokens (IdentityNet) instead of the text.
-        strength: factor on its residuals.
-        start, end: share of the steps it acts in.
-    """
+    def run(self, parts: Parts, request: DrawRequest | FacesRequest) -> Work:
+        """Draw, or only find the faces of a photo."""
+        require_consent(request.consent)
+        if isinstance(request, FacesRequest):
+            found = yield from _faces_in(parts, request.photo, None)
+            return (found,)
+        return (yield from _draw(parts, request))
 
-    net: ControlNetModel
-    picture: Tensor
-    sees_face: bool = False
-    strength: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
+    def sample(self, plan: Plan) -> None:
+        """None: a warm-up would take as long as a drawing, and its fp32 reference many times that."""
+        del plan
 
-
-@dataclass(frozen=True)
-class Request:
-    """One drawing.
-
-    Attributes:
-        text: prompt and what to avoid.
-        face: face tokens.
-        controls: IdentityNet first, then others; at least one; pictures of one size.
-        steps: denoising steps.
-        guidance: classifier-free guidance; at most 1 is none and halves the work.
-        face_scale: strength of the face in the denoiser's attention.
-        region: ``[H, W]`` of 0 to 1 in pixels of the picture; IdentityNet and the face tokens act in it alone.
-        guess_mode: ControlNets see the conditional half alone.
-        pictures: pictures by prompt.
-        generator: randomness of the first latents and of the scheduler.
-        latents: first latents ``[pictures, 4, H / 8, W / 8]``, unit normal.
-    """
-
-    text: TextEmbeds
-    face: FaceTokens
-    controls: tuple[Control, ...]
-    steps: int = 50
-    guidance: float = 5.0
-    face_scale: float = DEFAULT_FACE_SCALE
-    region: Tensor | None = None
-    guess_mode: bool = False
-    pictures: int = 1
-    generator: torch.Generator | None = None
-    latents: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if not self.controls:
-            raise InputError("a drawing needs at least one ControlNet: IdentityNet with the keypoints")
-        sizes = {tuple(control.picture.shape[-2:]) for control in self.controls}
-        if self.region is not None:
-            sizes.add(tuple(self.region.shape[-2:]))
-        if len(sizes) > 1:
-            raise InputError(f"control pictures and region must be of one size, got {sorted(sizes)} (height, width)")
-        if any(side % SIZE_MULTIPLE for side in sizes.pop()):
-            raise InputError(f"the sides of the control picture must be multiples of {SIZE_MULTIPLE} pixels")
+    def drift(self, reference: tuple[Any, ...], outputs: tuple[Any, ...]) -> float:
+        """Mean absolute difference of the pictures, 0 to 1."""
+        differences = [
+            float(np.abs(here.rgb.astype(np.float32) - there.rgb.astype(np.float32)).mean() / 255)
+            for here, there in zip(reference, outputs, strict=True)
+        ]
+        return sum(differences) / len(differences) if differences else 0.0
 
 
-class ControlNets(MultiControlNetModel):
-    """ControlNets of one request: each gets the face or the text, IdentityNet within the region, residuals summed.
-
-    Args:
-        nets: shared with other requests; nothing is written to them.
-        sees_face: for each net, whether it gets the face tokens instead of the text.
-        region: ``[H, W]``, 0 to 1, for the nets that see the face.
-        num_tokens: face tokens at the end of the context.
-    """
-
-    def __init__(
-        self,
-        nets: Sequence[ControlNetModel],
-        sees_face: Sequence[bool],
-        region: Tensor | None = None,
-        num_tokens: int = FACE_TOKENS,
-    ) -> None:
-        super().__init__(list(nets))
-        self.sees_face = tuple(sees_face)
-        self.region = region
-        self.num_tokens = num_tokens
-
-    def forward(  # type: ignore[override]  # noqa: PLR0913 - what diffusers' pipeline calls, nothing more
-        self,
-        sample: Tensor,
-        timestep: Tensor | float,
-        *,
-        encoder_hidden_states: Tensor,
-        controlnet_cond: Sequence[Tensor],
-        conditioning_scale: Sequence[float],
-        added_cond_kwargs: dict[str, Tensor],
-        guess_mode: bool = False,
-        return_dict: bool = False,
-    ) -> tuple[list[Tensor], Tensor]:
-        """Residuals of all levels and of the middle, in the sample's dtype whatever that of a net.
-
-        Arguments are those of ``ControlNetModel``, with a picture and a scale for each net.
-        """
-        if return_dict:
-            raise ValueError("these ControlNets give a tuple; pass return_dict=False")
-        text, face = encoder_hidden_states.tensor_split((-self.num_tokens,), dim=1)
-        total: list[Tensor] = []
-        nets = cast("Iterable[ControlNetModel]", self.nets)
-        for net, picture, scale, sees_face in zip(
-            nets, controlnet_cond, conditioning_scale, self.sees_face, strict=True
-        ):
-            down, middle = net(
-                sample.to(net.dtype),
-                timestep,
-                encoder_hidden_states=(face if sees_face else text).to(net.dtype),
-                controlnet_cond=picture.to(net.dtype),
-                conditioning_scale=scale,
-                added_cond_kwargs=added_cond_kwargs,
-                guess_mode=guess_mode,
-                return_dict=False,
-            )
-            residuals = [residual.to(sample.dtype) for residual in (*down, middle)]
-            if sees_face and self.region is not None:
-                residuals = [confine(residual, self.region) for residual in residuals]
-            total = [a + b for a, b in zip(total, residuals, strict=True)] if total else residuals
-        return total[:-1], total[-1]
+def build_pipeline() -> InstantId:
+    """The adapter's pipeline, as its spec names it."""
+    return InstantId()
 
 
-def draw(
-    unet: UNet2DConditionModel,
-    scheduler: Any,
-    request: Request,
-    on_step: Callable[[int, Tensor], None] | None = None,
-) -> Tensor:
-    """Denoise.
-
-    Args:
-        unet: the "unet" network with its face branches.
-        scheduler: a diffusers scheduler of this request; schedulers count their steps, so they cannot be shared.
-        request: what to draw.
-        on_step: called after each step with its number from 0 and the latents; may raise to stop.
-
-    Returns:
-        Latents ``[N, 4, H / 8, W / 8]``, for ``decode``.
-    """
-    controls = request.controls
-    pipeline = _pipeline(unet, scheduler, request)
-
-    def step_end(_: object, step: int, __: object, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        if on_step is not None:
-            on_step(step, tensors["latents"])
-        return {}
-
-    return pipeline(
-        **_embeddings(request),
-        image=[c.picture for c in controls],
-        controlnet_conditioning_scale=[c.strength for c in controls],
-        control_guidance_start=[c.start for c in controls],
-        control_guidance_end=[c.end for c in controls],
-        num_inference_steps=request.steps,
-        guidance_scale=request.guidance,
-        guess_mode=request.guess_mode,
-        num_images_per_prompt=request.pictures,
-        generator=request.generator,
-        latents=None if request.latents is None else request.latents.to(unet.dtype),
-        cross_attention_kwargs=_face_settings(request, unet),
-        callback_on_step_end=step_end,
-        output_type="latent",
-        return_dict=False,
-    )[0]
+# --- a drawing, stage by stage ----------------------------------------------------------------------------------
 
 
-def _pipeline(unet: UNet2DConditionModel, scheduler: Any, request: Request) -> StableDiffusionXLControlNetPipeline:
-    """The library's loop around this request's networks; making one costs nothing, it holds references."""
-    controls = request.controls
-    absent: Any = None  # other stages do their work; the class declares them as required
-    pipeline = StableDiffusionXLControlNetPipeline(
-        vae=absent,
-        text_encoder=absent,
-        text_encoder_2=absent,
-        tokenizer=absent,
-        tokenizer_2=absent,
-        unet=unet,
-        controlnet=ControlNets([c.net for c in controls], [c.sees_face for c in controls], request.region),
-        scheduler=scheduler,
-        add_watermarker=False,
+Stage = Generator[Step | Unit | Kept, Any, Any]
+
+
+def _draw(parts: Parts, request: DrawRequest) -> Work:
+    _check_variant(parts.plan, request.settings)
+    found, target, shape = yield from _faces(parts, request)
+    yield Kept("finding_faces", found[0])
+    tokens = yield from _project(parts, request.settings, found)
+    texts = yield from _read(parts, request.settings)
+    size = drawing_size(
+        shape.size,
+        parts.plan.size,
+        variant_of(parts.plan).size_multiple,
+        # A size that was asked for is asked for.
+        enlarge=request.settings.enlarge or parts.plan.situation.wishes.size is not None,
     )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    controls = yield from _controls(request, target, shape, size)
+    base = yield from _encode(parts, request, size)
+    plain = Drawing(
+        texts[0],
+        tokens,
+        controls,
+        guidance=guidance_of(parts.plan, request.settings),
+        face_scale=request.settings.likeness,
+        region=_region(request, target, shape, size),
+        guess_mode=request.settings.guess_mode,
+    )
+    latents = yield from denoise_all(parts, request, plain, texts, base)
+    shown = fitted(shape, size)
+    drawn: list[Drawn] = []
+    for index, latent in enumerate(latents):
+        picture = yield Unit(f"decode picture {index + 1} of {len(latents)}", "vae", partial(_decode, parts, latent))
+        drawn.append(_drawn(parts.plan, request, index, to_rgb(picture)[0].numpy(), found[0], shown))
+        yield Kept("decoding_pictures", tuple(drawn))
+        yield Step("decoding_pictures", index + 1, len(latents), preview=drawn[-1])
+    return tuple(drawn)
 
 
-@torch.no_grad()
-def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Latents ``[N, 4, h, w]`` to RGB pictures ``[N, 3, 8 h, 8 w]`` of 0 to 1, in the decoder's dtype.
-
-    A published SDXL decoder overflows fp16; it runs in fp32 or bf16 beside a denoiser of any dtype.
-    """
-    pictures = vae.decode((latents / vae.config["scaling_factor"]).to(vae.dtype), return_dict=False)[0]
-    return (pictures / 2 + 0.5).clamp(0, 1)
-
-
-def _embeddings(request: Request) -> dict[str, Tensor]:
-    """Text with the face behind it, for every prompt of the batch."""
-    text, face = request.text, request.face
-
-    def joined(words: Tensor, tokens: Tensor) -> Tensor:
-        return torch.cat((words, tokens.to(words).expand(len(words), -1, -1)), dim=1)
-
-    return {
-        "prompt_embeds": joined(text.prompt, face.face),
-        "negative_prompt_embeds": joined(text.negative, face.nobody),
-        "pooled_prompt_embeds": text.pooled,
-        "negative_pooled_prompt_embeds": text.negative_pooled,
-    }
+def _drawn(plan: Plan, request: DrawRequest, index: int, rgb: Rgb, face: FoundFaces, shown: Rgb) -> Drawn:
+    settings = request.settings
+    return Drawn(
+        rgb=rgb,
+        seed=settings.seed + index,
+        prompt=settings.prompts[index // settings.pictures],
+        settings=settings,
+        steps=plan.steps,
+        guidance=guidance_of(plan, settings),
+        scheduler=scheduler_of(plan, settings),
+        faces=face,
+        shape=shown,
+    )
 
 
-def _face_settings(request: Request, unet: UNet2DConditionModel) -> dict[str, Any]:
-    levels = len(unet.config["block_out_channels"])
-    # Moved once here, not in each of 70 layers at every step.
-    masks = None if request.region is None else attention_masks(request.region.to(unet.device, unet.dtype), levels)
-    return {"face_scale": request.face_scale, "face_masks": masks}
+def _check_variant(plan: Plan, settings: Settings) -> None:
+    variant = variant_of(plan)
+    there = {component.name for component in variant.components}
+    lacking = [kind for kind in settings.controls if NETS[kind] not in there]
+    if lacking:
+        needed = {NETS[kind] for kind in settings.controls}
+        able = [v.name for v in plan.situation.spec.variants if needed <= {c.name for c in v.components}]
+        raise InputError(
+            f"variant {variant.name} has no ControlNet for {', '.join(lacking)}: choose variant {' or '.join(able)}, "
+            "or untick it"
+        )
+
+
+# --- face -------------------------------------------------------------------------------------------------------
+
+
+def _faces(
+    parts: Parts, request: DrawRequest
+) -> Generator[Unit | Step, Any, tuple[list[FoundFaces], FoundFaces, Picture]]:
+    """The person in every photo; the face that gives the pose, and the picture it is in."""
+    settings, found = request.settings, []
+    shape = request.pose or request.photos[0]
+    total = len(request.photos) + (request.pose is not None)
+    for index, photo in enumerate(request.photos):
+        seen = yield from _faces_in(parts, photo, settings.face if index == 0 else None)
+        found.append(seen)
+        yield Step("finding_faces", index + 1, total)
+    target = found[0]
+    if request.pose is not None:
+        target = yield from _faces_in(parts, request.pose, None)
+        yield Step("finding_faces", total, total)
+    return found, target, shape
+
+
+def _faces_in(parts: Parts, photo: Picture, choose: int | None) -> Generator[Unit, Any, FoundFaces]:
+    bgr, scale = analysed(photo)
+
+    def look(plan: Plan) -> Found:
+        del plan
+        return parts.call("face_analysis", bgr, photo.name, choose)
+
+    seen: Found = yield Unit(f"find faces in {photo.name}", "face_analysis", look)
+    faces = Faces(seen.faces.boxes / scale, seen.faces.scores, seen.faces.keypoints / scale)
+    stand_in = variant_of(parts.plan).provenance == "miniature"
+    return FoundFaces(photo.name, faces, seen.chosen, seen.embedding, stand_in)
+
+
+def _project(parts: Parts, settings: Settings, found: Sequence[FoundFaces]) -> Generator[Unit | Step, Any, FaceTokens]:
+    """Face tokens, once for the whole run."""
+    embeddings = torch.from_numpy(np.stack([face.embedding for face in found]))
+    if settings.blend == "mean":
+        embeddings = embeddings.mean(dim=0, keepdim=True)
+
+    def project(plan: Plan) -> FaceTokens:
+        del plan
+        return denoise.project_face(partial(parts.call, "face_projection"), embeddings)
+
+    tokens: FaceTokens = yield Unit("project the face", "face_projection", project)
+    return tokens
+
+
+# --- words ------------------------------------------------------------------------------------------------------
+
+
+def _read(parts: Parts, settings: Settings) -> Generator[Unit | Step, Any, list[TextEmbeds]]:
+    """Every prompt through both encoders."""
+    miniature = variant_of(parts.plan).provenance == "miniature"
+    tokenizer = WordTokenizer() if miniature else clip_tokenizer(parts.files)
+    sides = [token_sides(*styled(settings.style, prompt, settings.negative), tokenizer) for prompt in settings.prompts]
+
+    def through(component: str, *, pooled: bool) -> Any:
+        def work(plan: Plan) -> Any:
+            del plan
+            return [encode(partial(parts.call, component), side, pooled=pooled) for side in sides]
+
+        return Unit(f"read the prompt: {component}", component, work)
+
+    first = yield through("text_encoder", pooled=False)
+    yield Step("reading_prompt", 1, 2)
+    second = yield through("text_encoder_2", pooled=True)
+    yield Step("reading_prompt", 2, 2)
+    return [text_embeds(*three) for three in zip(sides, first, second, strict=True)]
+
+
+# --- pictures the ControlNets read ------------------------------------------------------------------------------
+
+
+def _controls(
+    request: DrawRequest, target: FoundFaces, shape: Picture, size: Size
+) -> Generator[Unit | Step, Any, tuple[Control, ...]]:
+    settings = request.settings
+    points = pictures.keypoint_picture(target.keypoints, shape.size, size)
+    controls = [Control("identity_net", as_tensor(points), sees_face=True, strength=settings.identity)]
+    for kind, strength in settings.controls.items():
+        rgb = yield from _control_picture(request, kind, shape, size)
+        controls.append(Control(NETS[kind], as_tensor(rgb), strength=strength))
+    return tuple(controls)
+
+
+def _control_picture(request: DrawRequest, kind: str, shape: Picture, size: Size) -> Generator[Unit, Any, Rgb]:
+    given = request.control_pictures.get(kind)
+    if kind == "pose" and given is None:
+        network = request.pose_network
+        assert network is not None, "a request without a skeleton has a network that finds one"
+        rgb: Rgb = yield Unit(
+            "draw the skeleton", "face_analysis", lambda _: skeleton_picture(shape.rgb, network, size)
+        )
+        return rgb
+    rgb = fitted(given or shape, size)
+    if kind == "canny":
+        return pictures.edges(rgb)
+    return pictures.depth_picture(rgb) if kind == "depth" else rgb
+
+
+def _region(request: DrawRequest, target: FoundFaces, shape: Picture, size: Size) -> Tensor | None:
+    if request.settings.region == "face":
+        return box_region(target.box, shape.size, size)
+    if request.settings.region == "mask":
+        assert request.mask is not None, "a request for a mask has one"
+        return mask_region(request.mask, size)
+    return None
+
+
+def _encode(parts: Parts, request: DrawRequest, size: Size) -> Generator[Unit | Step, Any, Tensor | None]:
+    """Latents ``[1, 4, h, w]`` of the picture to draw over."""
+    if request.base is None:
+        return None
+    picture = as_tensor(fitted(request.base, size))
+
+    def work(plan: Plan) -> Tensor:
+        return _host(parts.call("vae", picture, "encode", tiled=TILING in plan.savers))
+
+    latents: Tensor = yield Unit(f"encode {request.base.name}", "vae", work)
+    yield Step("encoding_base", 1, 1)
+    return latents
+
+
+# --- decoding ---------------------------------------------------------------------------------------------------
+
+
+def _decode(parts: Parts, latents: Tensor, plan: Plan) -> Tensor:
+    return _host(parts.call("vae", latents, "decode", tiled=TILING in plan.savers))
+
+
+def _host(tensor: Tensor) -> Tensor:
+    return tensor.float().cpu().clone()

@@ -5,12 +5,11 @@ there the word BREAK is encoded with a weight of -1; here it ends a group of 75 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 BOS, EOS = 49406, 49407
 GROUP = 75  # tokens of a group between its begin and end
@@ -122,15 +121,102 @@ def tokenize(prompt: str, tokenizer: Tokenizer) -> tuple[list[int], list[float]]
     return ids, weights
 
 
+class Tokens(NamedTuple):
+    """A prompt as the encoders read it, group by group.
+
+    Attributes:
+        ids: ``[1, n]`` each, begin and end marks included.
+        weights: one for each id.
+    """
+
+    ids: tuple[Tensor, ...]
+    weights: tuple[tuple[float, ...], ...]
+
+
+class Sides(NamedTuple):
+    """What is wanted and what is to be avoided."""
+
+    prompt: Tokens
+    negative: Tokens
+
+
+class Features(NamedTuple):
+    """What an encoder made of both sides, fp32 on the CPU.
+
+    Attributes:
+        prompt, negative: ``[1, n, D]`` for each group.
+        pooled, negative_pooled: ``[1, P]`` of the last group; None from the first encoder.
+    """
+
+    prompt: tuple[Tensor, ...]
+    negative: tuple[Tensor, ...]
+    pooled: Tensor | None = None
+    negative_pooled: Tensor | None = None
+
+
+# Ids [1, n] and ``output_hidden_states=True`` to what a CLIP text model of transformers returns.
+Encoder = Callable[..., Any]
+
+
+def token_sides(prompt: str, negative: str, tokenizer: Tokenizer) -> Sides:
+    """Both sides in as many groups of 75 tokens as the longer one needs.
+
+    Args:
+        prompt: what to draw, with weights.
+        negative: what to avoid, with weights.
+        tokenizer: the first encoder's; its ids serve both.
+    """
+    sides = [tokenize(text, tokenizer) for text in (prompt, negative)]
+    length = max(len(ids) for ids, _ in sides)
+    return Sides(
+        *(_grouped(ids + [EOS] * (length - len(ids)), weights + [1.0] * (length - len(ids))) for ids, weights in sides)
+    )
+
+
+def _grouped(ids: list[int], weights: list[float]) -> Tokens:
+    # The last group holds fewer than 75 tokens, and is there even when it holds none.
+    starts = range(0, len(ids) + 1, GROUP)
+    return Tokens(
+        tuple(torch.tensor([[BOS, *ids[start : start + GROUP], EOS]]) for start in starts),
+        tuple((1.0, *weights[start : start + GROUP], 1.0) for start in starts),
+    )
+
+
+def encode(encoder: Encoder, sides: Sides, *, pooled: bool) -> Features:
+    """Both sides through one encoder; ``pooled`` from the one that has a projection."""
+    with torch.no_grad():
+        seen = [[encoder(ids, output_hidden_states=True) for ids in side.ids] for side in sides]
+    wanted, avoided = (tuple(_kept(output.hidden_states[-2]) for output in outputs) for outputs in seen)
+    if not pooled:
+        return Features(wanted, avoided)
+    return Features(wanted, avoided, *(_kept(outputs[-1].text_embeds) for outputs in seen))
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    return tensor.float().cpu().clone()
+
+
+def text_embeds(sides: Sides, first: Features, second: Features) -> TextEmbeds:
+    """What the denoiser reads: features of both encoders side by side, weighed, and the second one's pooled ones."""
+    assert second.pooled is not None, "the second encoder has a projection"
+    assert second.negative_pooled is not None, "the second encoder has a projection"
+    prompt, negative = (
+        torch.cat(
+            [_weigh(torch.cat(pair, dim=-1), weights) for *pair, weights in zip(*halves, tokens.weights, strict=True)],
+            dim=1,
+        )
+        for tokens, *halves in (
+            (sides.prompt, first.prompt, second.prompt),
+            (sides.negative, first.negative, second.negative),
+        )
+    )
+    return TextEmbeds(prompt, negative, second.pooled, second.negative_pooled)
+
+
 def encode_prompts(
-    prompt: str,
-    negative: str,
-    *,
-    tokenizer: Tokenizer,
-    text_encoder: CLIPTextModel,
-    text_encoder_2: CLIPTextModelWithProjection,
+    prompt: str, negative: str, *, tokenizer: Tokenizer, text_encoder: Encoder, text_encoder_2: Encoder
 ) -> TextEmbeds:
-    """Encode a prompt and what to avoid, in as many groups of 75 tokens as the longer one needs.
+    """All of the above in one go.
 
     Args:
         prompt: what to draw, with weights.
@@ -139,32 +225,16 @@ def encode_prompts(
         text_encoder: CLIP ViT-L.
         text_encoder_2: OpenCLIP ViT-bigG.
     """
-    sides = [tokenize(text, tokenizer) for text in (prompt, negative)]
-    length = max(len(ids) for ids, _ in sides)
-    (embeds, pooled), (negative_embeds, negative_pooled) = (
-        _encode(ids + [EOS] * (length - len(ids)), weights + [1.0] * (length - len(ids)), text_encoder, text_encoder_2)
-        for ids, weights in sides
-    )
-    return TextEmbeds(embeds, negative_embeds, pooled, negative_pooled)
+    sides = token_sides(prompt, negative, tokenizer)
+    return text_embeds(sides, encode(text_encoder, sides, pooled=False), encode(text_encoder_2, sides, pooled=True))
 
 
-@torch.no_grad()
-def _encode(
-    ids: list[int], weights: list[float], text_encoder: CLIPTextModel, text_encoder_2: CLIPTextModelWithProjection
-) -> tuple[Tensor, Tensor]:
-    """Features ``[1, T, D]`` of all groups and the pooled ones ``[1, P]`` of the last."""
-    groups = []
-    # The last group holds fewer than 75 tokens, and is there even when it holds none.
-    for start in range(0, len(ids) + 1, GROUP):
-        tokens = torch.tensor([[BOS, *ids[start : start + GROUP], EOS]], device=text_encoder.device)
-        first = text_encoder(tokens, output_hidden_states=True)
-        second = text_encoder_2(tokens.to(text_encoder_2.device), output_hidden_states=True)
-        features = torch.cat((first.hidden_states[-2], second.hidden_states[-2].to(first.hidden_states[-2])), dim=-1)
-        groups.append(_weigh(features, [1.0, *weights[start : start + GROUP], 1.0]))
-    return torch.cat(groups, dim=1), second.text_embeds
+def stacked(embeds: Sequence[TextEmbeds]) -> TextEmbeds:
+    """Several prompts of one length as a batch."""
+    return TextEmbeds(*(torch.cat(parts) for parts in zip(*embeds, strict=True)))
 
 
-def _weigh(features: Tensor, weights: list[float]) -> Tensor:
+def _weigh(features: Tensor, weights: Sequence[float]) -> Tensor:
     """Move each token's features ``[1, T, D]`` away from those of the end mark by its weight."""
     # Weights were rounded to half precision where the published results were made.
     factors = torch.tensor(weights, device=features.device, dtype=torch.float16).to(features)[None, :, None]

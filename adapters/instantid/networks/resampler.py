@@ -92,7 +92,7 @@ class Resampler(nn.Module):
         Returns:
             ``[B, num_queries, output_dim]``, in the module's dtype.
         """
-        tokens = self.proj_in(embeddings.to(self.latents))
+        tokens = self.proj_in(embeddings.to(self.latents.dtype))
         latents = self.latents.expand(len(embeddings), -1, -1)
         for layer in self.layers:
             latents = layer(tokens, latents)

@@ -4,7 +4,7 @@ Implements the loops of ``src/pipelines/pipeline_pose2vid.py`` and ``pipeline_po
 Zejun-Yang/AniPortrait (commit 7f6593f). Latents, predictions and their sums are fp32 whatever the networks compute in.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -77,6 +77,7 @@ class DenoiseStep:
         windows: how many in each step.
         timestep: 999 down.
         latents: the clip after this step, ``[1, 4, F, h, w]`` fp32; None while windows of the step remain.
+        clean: what the clip looks like to become, shaped as ``latents``; None as that.
     """
 
     step: int
@@ -85,6 +86,31 @@ class DenoiseStep:
     windows: int
     timestep: int
     latents: Tensor | None
+    clean: Tensor | None = None
+
+    @property
+    def done(self) -> int:
+        """Windows done in all steps so far."""
+        return self.step * self.windows + self.window + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """A prediction that is wanted: of one window in one step.
+
+    Attributes:
+        step: from 0.
+        window: its number in the step, from 0.
+        frames: frame numbers of the window.
+        timestep: 999 down.
+        latents: of the window, ``[1, 4, len(frames), h, w]`` fp32.
+    """
+
+    step: int
+    window: int
+    frames: tuple[int, ...]
+    timestep: int
+    latents: Tensor
 
 
 def initial_noise(frames: int, height: int, width: int, generator: torch.Generator) -> Tensor:
@@ -180,23 +206,54 @@ def denoise(
     Raises:
         ValueError: windows that do not cover the clip, or steps out of range.
     """
+    predict, rounds = Predictor(unet, portrait, sampling.guidance), denoising(noise, sampling)
+    item = next(rounds, None)
+    while item is not None:
+        if isinstance(item, DenoiseStep):
+            yield item
+            item = next(rounds, None)
+        else:
+            item = rounds.send(predict(item.latents, item.timestep, pose_of(item.frames)))
+
+
+def denoising(
+    noise: Tensor, sampling: Sampling, *, first: int = 0
+) -> Generator[Ask | DenoiseStep, Tensor | None, Tensor]:
+    """The loop itself, which computes no network: it asks for predictions and is sent them.
+
+    Args:
+        noise: ``[1, 4, F, h, w]``: pure noise, or latents after ``first`` steps.
+        sampling: windows, steps and guidance.
+        first: steps that are done already.
+
+    Yields:
+        ``Ask``, to be answered with a prediction ``[1, 4, f, h, w]``, and after each ``DenoiseStep``.
+
+    Returns:
+        The clean latents.
+
+    Raises:
+        ValueError: as ``denoise``.
+    """
     schedule, windows, frames = Schedule.of(sampling.steps), sampling.windows, noise.shape[2]
     shares = 1 / torch.tensor(coverage(windows, frames), dtype=torch.float32, device=noise.device)
-    predict = _Predictor(unet, portrait, sampling.guidance)
     places = [torch.tensor(list(window), device=noise.device) for window in windows]
     latents = noise.float()
-    for step, timestep in enumerate(schedule.timesteps):
+    for step, timestep in list(enumerate(schedule.timesteps))[first:]:
         total = torch.zeros_like(latents)
         for index, window in enumerate(windows):
-            prediction = predict(latents[:, :, places[index]], timestep, pose_of(window))
-            total.index_add_(2, places[index], prediction)
-            last = index == len(windows) - 1
-            if last:
-                latents = schedule.step(total * shares[:, None, None], timestep, latents)
-            yield DenoiseStep(step, sampling.steps, index, len(windows), timestep, latents if last else None)
+            prediction = yield Ask(step, index, tuple(window), timestep, latents[:, :, places[index]])
+            assert prediction is not None, "an ask is answered"
+            total.index_add_(2, places[index], prediction.to(total))
+            if index < len(windows) - 1:
+                yield DenoiseStep(step, sampling.steps, index, len(windows), timestep, None)
+        velocity = total * shares[:, None, None]
+        clean, latents = schedule.clean(velocity, timestep, latents), schedule.step(velocity, timestep, latents)
+        yield DenoiseStep(step, sampling.steps, len(windows) - 1, len(windows), timestep, latents, clean)
+    return latents
 
 
-class _Predictor:
+class Predictor:
     """The guided prediction for a window: unconditional and conditional in one call of the network."""
 
     def __init__(self, unet: Denoiser, portrait: Portrait, guidance: float) -> None:

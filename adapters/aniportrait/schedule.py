@@ -65,9 +65,13 @@ class Schedule:
             fp32 latents at the next timestep; after the last one, clean latents.
         """
         velocity, sample = velocity.float(), sample.float()
-        here = self.signal[timestep]
         later = timestep - TRAINED_STEPS // self.steps
-        there = self.signal[later] if later >= 0 else torch.ones_like(here)
-        clean = here.sqrt() * sample - (1 - here).sqrt() * velocity
+        there = self.signal[later] if later >= 0 else torch.ones_like(self.signal[timestep])
+        here = self.signal[timestep]
         noise = here.sqrt() * velocity + (1 - here).sqrt() * sample
-        return there.sqrt() * clean + (1 - there).sqrt() * noise
+        return there.sqrt() * self.clean(velocity, timestep, sample) + (1 - there).sqrt() * noise
+
+    def clean(self, velocity: Tensor, timestep: int, sample: Tensor) -> Tensor:
+        """What a prediction takes the clip to be in the end; arguments and result as of ``step``."""
+        here = self.signal[timestep]
+        return here.sqrt() * sample.float() - (1 - here).sqrt() * velocity.float()

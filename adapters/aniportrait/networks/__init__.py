@@ -15,6 +15,8 @@ COMPONENTS: Mapping[str, tuple[str, ...]] = {
     "pose_guider": ("320",),
     "audio2mesh": ("base",),
     "audio2pose": ("base",),
+    "image_encoder": ("vit_l",),
+    "vae": ("sd15",),
 }
 # Newer torch saves a weight-normed kernel under the names of its parametrization.
 _RENAMED = {
@@ -50,6 +52,10 @@ def _make(component: str, variant: str, config: Mapping[str, Any]) -> nn.Module:
         from adapters.aniportrait.networks.audio import build_audio2mesh
 
         return build_audio2mesh(config)
+    if component in ("image_encoder", "vae"):
+        from adapters.aniportrait.networks.companions import build_image_encoder, build_vae
+
+        return build_vae(config) if component == "vae" else build_image_encoder(config)
     from adapters.aniportrait.networks.audio2pose import build_audio2pose
 
     return build_audio2pose(config)
@@ -86,7 +92,21 @@ def load_published(module: nn.Module, component: str, state_dict: Mapping[str, T
     _check(component)
     if component.startswith("audio2"):
         state_dict = {_published_name(name): tensor for name, tensor in state_dict.items()}
+    if component in ("image_encoder", "vae"):
+        _load_companion(module, component, state_dict)
+        return
     load_strict(module, state_dict, what=f"aniportrait {component}")
+
+
+def _load_companion(module: nn.Module, component: str, state_dict: Mapping[str, Tensor]) -> None:
+    from adapters.aniportrait.networks.companions import POSITIONS, current_names, fill_positions
+
+    what = f"aniportrait {component}"
+    if component == "vae":
+        load_strict(module, current_names(state_dict), what=what)
+        return
+    load_strict(module, state_dict, what=what, allow_unexpected=(POSITIONS,))
+    fill_positions(module)
 
 
 def _published_name(name: str) -> str:

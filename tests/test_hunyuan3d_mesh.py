@@ -9,7 +9,6 @@ from scipy.spatial import cKDTree
 from adapters.hunyuan3d import cameras, grid, mesh, prepare, texture
 from adapters.hunyuan3d.mesh import Mesh
 from adapters.hunyuan3d.networks import build
-from kit.rasteriser import rasterise
 from loader.errors import InputError
 from tests.hunyuan3d_cases import analytic_sdf, assert_case, network, normal, seven_views, svrm_tiny
 from tests.parity.case import case
@@ -197,63 +196,3 @@ def test_texture_shows_the_colour_of_the_surface(tmp_path):
     assert shape.visual.material.baseColorTexture.size == (side, side)
     assert shape.volume == pytest.approx(ball.volume, rel=1e-4)
     assert len(tensors["vt"]) == pytest.approx(len(uv), rel=0.1)
-
-
-# The rasteriser
-
-
-def clip(*points):
-    return np.array([[x, y, z, 1.0] for x, y, z in points])
-
-
-def test_a_square_of_two_triangles_covers_each_pixel_once():
-    raster = rasterise(clip((-1, -1, 0), (1, -1, 0), (1, 1, 0), (-1, 1, 0)), np.array([[0, 1, 2], [0, 2, 3]]), 6, 8)
-    assert raster.covered.all()
-    values = raster.interpolate(np.array([[-1.0, -1], [1, -1], [1, 1], [-1, 1]]), np.array([[0, 1, 2], [0, 2, 3]]))
-    np.testing.assert_allclose(values[0, 0], [-1 + 1 / 8, -1 + 1 / 6])
-    np.testing.assert_allclose(values[5, 7], [1 - 1 / 8, 1 - 1 / 6])
-    assert (raster.face[0, 1:] == 0).all()
-    assert (raster.face[-1, :-1] == 1).all()
-
-
-def test_the_nearer_triangle_is_seen_whatever_the_order_or_winding():
-    near, far = [(-1, -1, -0.5), (3, -1, -0.5), (-1, 3, -0.5)], [(-1, -1, 0.5), (-1, 3, 0.5), (3, -1, 0.5)]
-    for points, front in ((near + far, 0), (far + near, 1)):
-        raster = rasterise(clip(*points), np.array([[0, 1, 2], [3, 4, 5]]), 4, 4)
-        assert (raster.face == front).all()
-        np.testing.assert_allclose(raster.depth, -0.5)
-
-
-def test_interpolation_is_correct_in_perspective():
-    corners = np.array([[-1, -1, 2], [1, -1, 6], [1, 1, 6], [-1, 1, 2]], float)
-    projected = np.concatenate((corners[:, :2] * 2, corners[:, 2:] - 1, corners[:, 2:]), axis=1)
-    faces = np.array([[0, 1, 2], [0, 2, 3]])
-    raster = rasterise(projected, faces, 40, 40)
-    seen = raster.interpolate(corners, faces)[raster.covered]
-    rows, columns = np.nonzero(raster.covered)
-    np.testing.assert_allclose(seen[:, 0] * 2 / seen[:, 2], (columns + 0.5) / 20 - 1, atol=1e-9)
-    np.testing.assert_allclose(seen[:, 1] * 2 / seen[:, 2], (rows + 0.5) / 20 - 1, atol=1e-9)
-    assert (raster.interpolate(corners, faces)[~raster.covered] == 0).all()
-
-
-def test_triangles_behind_flat_or_outside_leave_no_trace():
-    points = clip((-1, -1, 0), (1, -1, 0), (0, 1, 0), (0, 0, 0), (5, 5, 0), (6, 5, 0), (5, 6, 0))
-    points[0, 3] = -1.0
-    raster = rasterise(points, np.array([[0, 1, 2], [1, 2, 2], [4, 5, 6]]), 5, 5)
-    assert not raster.covered.any()
-    assert np.isinf(raster.depth).all()
-    assert not rasterise(points, np.zeros((0, 3), np.int64), 5, 5).covered.any()
-
-
-def test_chunks_do_not_show(monkeypatch):
-    ball = mesh.from_sdf(analytic_sdf("sphere", 24), EXTENT, 10**6)
-    positions = np.concatenate((ball.vertices, np.ones((len(ball.vertices), 1))), axis=1)
-    whole = rasterise(positions, ball.faces, 50, 60)
-    monkeypatch.setattr("kit.rasteriser.CANDIDATES_PER_CHUNK", 7)
-    pieces = rasterise(positions, ball.faces, 50, 60)
-    np.testing.assert_array_equal(whole.depth, pieces.depth)
-    np.testing.assert_allclose(
-        whole.interpolate(ball.vertices, ball.faces), pieces.interpolate(ball.vertices, ball.faces), atol=1e-6
-    )
-    front = whole.interpolate(ball.vertices, ball.faces)[25, 30]
-    assert front[2] == pytest.approx(-0.3755, abs=0.02)

@@ -1,7 +1,5 @@
 """Pictures, cameras and the multi-view diffusion loops of Hunyuan3D-1."""
 
-from itertools import islice
-
 import numpy as np
 import pytest
 import torch
@@ -10,6 +8,7 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from adapters.hunyuan3d import cameras, prepare, views
+from adapters.hunyuan3d.modules import LatentCodec, ViewDenoiser, exact
 from adapters.hunyuan3d.networks import build
 from loader.errors import InputError
 from tests.hunyuan3d_cases import assert_case, network, normal, rgba, seven_views
@@ -28,6 +27,26 @@ def clip_vision(projection, act):
 
 def tiny_vae(**config):
     return fill(AutoencoderKL(**{**TINY_VAE, **config}).eval())
+
+
+def encoder_of(vae):
+    def encode(pixels):
+        with torch.no_grad():
+            return LatentCodec(vae)(pixels, "encode")
+
+    return encode
+
+
+def denoiser(unet, dtype=torch.float32):
+    """The UNet as the engine calls it: floating tensors in its dtype, the timestep exact."""
+    module = ViewDenoiser(unet)
+
+    def call(sample, reference, timestep, conditions):
+        added = {name: tensor.to(dtype) for name, tensor in (conditions.added or {}).items()}
+        tensors = (sample.to(dtype), reference.to(dtype), exact(timestep), conditions.prompt.to(dtype))
+        return module(*tensors, **added)
+
+    return call
 
 
 # Pictures and cameras
@@ -167,18 +186,19 @@ def test_lite_loop():
 
     tolerance = {"atol": 2e-4, "rtol": 1e-3}
     generator, sampler = torch.Generator().manual_seed(7), views.make_schedule("lite", 3)
-    reference, latents = views.start("lite", vae, pixels, sampler, generator, size=(192, 128))
+    reference, latents = views.start("lite", encoder_of(vae), pixels, sampler, generator, size=(192, 128))
     unet.register_forward_pre_hook(lambda _module, args: inputs.append(args[0]))
     inputs: list[torch.Tensor] = []
-    conditions = views.Conditions(reference, prompt)
-    steps = list(views.denoise(unet, sampler, latents, conditions, views.zoned_guidance, generator))
+    course = views.Course(sampler, views.Conditions(reference, prompt), views.zoned_guidance)
+    with torch.no_grad():
+        steps = list(views.denoise(denoiser(unet), course, latents, generator))
     assert len(steps) == 3
     for index, latents in enumerate(steps):
         assert_case(latents, LITE_TENSORS, f"latents_{index}", **tolerance)
     assert_case(inputs[0], LITE_TENSORS, "first_ref_input", **tolerance)
     assert_case(inputs[1], LITE_TENSORS, "first_model_input", **tolerance)
     assert_case(views.unscale(latents) / 0.18215, LITE_TENSORS, "vae_in", atol=2e-3, rtol=1e-3)
-    decoded = views.decode(vae, latents)
+    decoded = views.to_range(LatentCodec(vae)(views.unscale(latents) / 0.18215, "decode"))
     expected = (LITE_TENSORS["vae_out.sub"] * 0.8 + 0.5).clamp(0, 1)
     assert_case(decoded, {"decoded.sub": expected}, "decoded", **tolerance)
     assert_case(
@@ -191,10 +211,11 @@ def test_guided_prediction_of_lite():
     unet, sampler = network("view_unet", "lite", **config["unet"]), views.make_schedule("lite", 3)
     pixels = prepare.vae_pixels(prepare.condition_picture(rgba()), 128, 0.8)
     generator = torch.Generator().manual_seed(7)
-    reference, latents = views.start("lite", tiny_vae(), pixels, sampler, generator, size=(192, 128))
+    reference, latents = views.start("lite", encoder_of(tiny_vae()), pixels, sampler, generator, size=(192, 128))
     torch.testing.assert_close(latents, LITE_TENSORS["noise_02"] * sampler.first_sigma)
-    conditions = views.Conditions(reference, LITE_TENSORS["prompt_embeds"])
-    unconditional, conditional = views.predict(unet, sampler, 0, latents, conditions, generator)
+    course = views.Course(sampler, views.Conditions(reference, LITE_TENSORS["prompt_embeds"]), views.zoned_guidance)
+    with torch.no_grad():
+        unconditional, conditional = views.predict(denoiser(unet), course, 0, latents, generator)
     factor = views.zoned_guidance(sampler.timesteps[0], latents)
     guided = unconditional + factor * (conditional - unconditional)
     assert_case(guided, LITE_TENSORS, "guided_pred_0", atol=2e-4, rtol=1e-3)
@@ -216,11 +237,12 @@ def test_std_loop():
 
     generator, sampler = torch.Generator().manual_seed(9), views.make_schedule("std", 4)
     pixels = prepare.vae_pixels(condition, 512, 0.5)
-    reference, latents = views.start("std", tiny_vae(scaling_factor=0.13025), pixels, sampler, generator)
+    encode = encoder_of(tiny_vae(scaling_factor=0.13025))
+    reference, latents = views.start("std", encode, pixels, sampler, generator)
     assert latents.shape == (1, 4, 192, 128)
-    conditions = views.Conditions(reference, prompt, added)
-    guidance = views.constant_guidance(3.5)
-    steps = list(views.denoise(unet, sampler, latents, conditions, guidance, generator))
+    course = views.Course(sampler, views.Conditions(reference, prompt, added), views.constant_guidance(3.5))
+    with torch.no_grad():
+        steps = list(views.denoise(denoiser(unet), course, latents, generator))
     assert len(steps) == 4
     for index, latents in enumerate(steps):
         assert_case(latents, tensors, f"latents_{index}", atol=5e-4, rtol=1e-3)
@@ -231,9 +253,11 @@ def test_loop_in_bf16_keeps_latents_in_fp32():
     unet = build("view_unet", "lite", **LITE["config"]["unet"])
     fill(unet).to(torch.bfloat16)
     sampler, generator = views.make_schedule("lite", 2), torch.Generator().manual_seed(1)
-    conditions = views.Conditions(normal(2, 4, 8, 8, seed=2), normal(2, 77, 24, seed=3).bfloat16())
+    conditions = views.Conditions(normal(2, 4, 8, 8, seed=2), normal(2, 77, 24, seed=3))
+    course = views.Course(sampler, conditions, views.zoned_guidance)
     start = normal(1, 4, 8, 8, seed=4) * sampler.first_sigma
-    steps = list(islice(views.denoise(unet, sampler, start, conditions, views.zoned_guidance, generator), 2))
+    with torch.no_grad():
+        steps = list(views.denoise(denoiser(unet, torch.bfloat16), course, start, generator))
     assert [step.dtype for step in steps] == [torch.float32] * 2
     assert torch.isfinite(steps[-1]).all()
 

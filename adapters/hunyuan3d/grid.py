@@ -18,7 +18,8 @@ EXTENT = 0.6
 GRID_SIZE = 384
 CELLS_PER_CHUNK = 2**13
 """Grid points at a time: 64 hidden values each, small enough to stay in a CPU's cache. Give a GPU far more."""
-POINTS_PER_CHUNK = 2**18
+POINTS_PER_CHUNK = 2**16
+"""Points at a time: their 360 features each are 94 MB."""
 
 
 @torch.no_grad()
@@ -45,21 +46,44 @@ def sdf_grid(
     Raises:
         ValueError: more than one object in ``planes``, or fewer than two points along an axis.
     """
+    return sdf_slab(decoder, planes, size, (0, size), extent=extent, cells_per_chunk=cells_per_chunk)
+
+
+@torch.no_grad()
+def sdf_slab(
+    decoder: TriplaneDecoder,
+    planes: Tensor,
+    size: int,
+    rows: tuple[int, int],
+    *,
+    extent: float = EXTENT,
+    cells_per_chunk: int = CELLS_PER_CHUNK,
+) -> Tensor:
+    """``sdf_grid`` for the points whose number along x is in ``rows`` (first, one after the last) alone.
+
+    Returns:
+        ``[rows, size, size]`` in fp32.
+
+    Raises:
+        ValueError: as ``sdf_grid``, or rows outside the grid.
+    """
     if planes.shape[0] != 1 or size < 2:
         raise ValueError(
             f"sdf_grid takes the planes of 1 object and at least 2 points an axis, not {planes.shape[0]} and {size}"
         )
+    if not 0 <= rows[0] < rows[1] <= size:
+        raise ValueError(f"rows {rows[0]} to {rows[1]} are not within a grid of {size}")
     xy, xz, zy = _tables(decoder, planes, size, extent)
     _, bias1, weight2, bias2 = decoder.decoder.layers()
     # The table of z and y, turned to y and z, is the same for all x.
     yz = zy.transpose(1, 2) + bias1[:, None, None]
-    out = torch.empty(size, size, size, device=planes.device)
-    rows = max(1, min(size, cells_per_chunk // size))
-    for x in range(size):
-        for top in range(0, size, rows):
-            hidden = yz[:, top : top + rows] + xz[:, x, None]
-            hidden += xy[:, x, top : top + rows, None]
-            out[x, top : top + rows] = (weight2[0] @ hidden.relu_().flatten(1)).view(-1, size)
+    out = torch.empty(rows[1] - rows[0], size, size, device=planes.device)
+    lines = max(1, min(size, cells_per_chunk // size))
+    for x in range(*rows):
+        for top in range(0, size, lines):
+            hidden = yz[:, top : top + lines] + xz[:, x, None]
+            hidden += xy[:, x, top : top + lines, None]
+            out[x - rows[0], top : top + lines] = (weight2[0] @ hidden.relu_().flatten(1)).view(-1, size)
     return out + bias2[0]
 
 

@@ -99,6 +99,15 @@ def drop_duplicates(mesh: Mesh) -> Mesh:
     return _merged(mesh, label.reshape(-1))
 
 
+def drop_folded(mesh: Mesh) -> Mesh:
+    """Without pairs of faces on the same three corners back to back, which clustering leaves where it closes a gap.
+
+    Upstream keeps them; a closed surface stays closed without.
+    """
+    _, same, count = np.unique(np.sort(mesh.faces, axis=1), axis=0, return_inverse=True, return_counts=True)
+    return drop_unused(Mesh(mesh.vertices, mesh.faces[count[same.reshape(-1)] != 2]))
+
+
 def cluster(mesh: Mesh, cell: float = CLUSTER_CELL) -> Mesh:
     """One vertex, the mean, for each occupied cell of a grid that starts half a cell below the least coordinates."""
     cells = np.floor((mesh.vertices - (mesh.vertices.min(axis=0) - cell / 2)) / cell).astype(np.int64)

@@ -6,6 +6,7 @@ nvdiffrast's place.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import cv2
@@ -70,25 +71,33 @@ def write(folder: Path, mesh: Mesh, atlas: Atlas, texture: npt.NDArray[np.uint8]
     image = Image.fromarray(texture)
     image.save(folder / "texture.png")
     (folder / "texture.mtl").write_text(MATERIAL)
-    # Files count v from the bottom row of the picture, the atlas from the top.
-    uv = np.stack((atlas.uv[:, 0], 1 - atlas.uv[:, 1]), axis=1)
-    vertices = mesh.vertices[:, OBJ_AXES]
-    pairs = np.stack((mesh.faces, atlas.faces), axis=2).reshape(-1, 6) + 1
     obj, glb = folder / "mesh.obj", folder / "mesh.glb"
-    with obj.open("w") as file:
-        file.write("mtllib texture.mtl\n")
-        np.savetxt(file, vertices, fmt="v %f %f %f")
-        np.savetxt(file, uv, fmt="vt %f %f")
-        file.write("usemtl material_0\n")
-        np.savetxt(file, pairs, fmt="f %d/%d %d/%d %d/%d")
-    _textured(vertices, mesh.faces, uv, atlas.faces, image).export(glb, file_type="glb")
+    obj.write_text(atlas_obj(mesh, atlas))
+    textured(mesh, atlas, image).export(glb, file_type="glb")
     return obj, glb
 
 
-def _textured(vertices: Floats, faces: Faces, uv: Floats, uv_faces: Faces, image: Image.Image) -> trimesh.Trimesh:
-    """One vertex for each texture coordinate, as GLB wants it."""
-    vertex_of_uv = np.zeros(len(uv), np.int64)
-    vertex_of_uv[uv_faces] = faces
+def atlas_obj(mesh: Mesh, atlas: Atlas) -> str:
+    """The mesh as Wavefront OBJ with texture coordinates; its material is in ``texture.mtl``."""
+    pairs = np.stack((mesh.faces, atlas.faces), axis=2).reshape(-1, 6) + 1
+    text = StringIO()
+    text.write("mtllib texture.mtl\n")
+    np.savetxt(text, mesh.vertices[:, OBJ_AXES], fmt="v %f %f %f")
+    np.savetxt(text, _from_bottom(atlas), fmt="vt %f %f")
+    text.write("usemtl material_0\n")
+    np.savetxt(text, pairs, fmt="f %d/%d %d/%d %d/%d")
+    return text.getvalue()
+
+
+def textured(mesh: Mesh, atlas: Atlas, image: Image.Image) -> trimesh.Trimesh:
+    """The mesh in the files' axes, with one vertex for each texture coordinate, as GLB wants it."""
+    vertex_of_uv = np.zeros(len(atlas.uv), np.int64)
+    vertex_of_uv[atlas.faces] = mesh.faces
     material = trimesh.visual.material.PBRMaterial(baseColorTexture=image, metallicFactor=0.0, roughnessFactor=1.0)
-    visual = trimesh.visual.TextureVisuals(uv=uv, material=material)
-    return trimesh.Trimesh(vertices[vertex_of_uv], uv_faces, visual=visual, process=False)
+    visual = trimesh.visual.TextureVisuals(uv=_from_bottom(atlas), material=material)
+    return trimesh.Trimesh(mesh.vertices[:, OBJ_AXES][vertex_of_uv], atlas.faces, visual=visual, process=False)
+
+
+def _from_bottom(atlas: Atlas) -> Floats:
+    """Files count v from the bottom row of the picture, the atlas from the top."""
+    return np.stack((atlas.uv[:, 0], 1 - atlas.uv[:, 1]), axis=1)

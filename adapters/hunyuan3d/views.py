@@ -7,21 +7,23 @@ network at most, so that the others may sleep. All noise comes from the generato
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from torch import Generator, Tensor
 
-from adapters.hunyuan3d.networks import ViewUNet
 from adapters.hunyuan3d.sampler import EulerAncestral, Prediction, Spacing, draw, schedule
 
 EMPTY_PROMPT_TOKENS = (49406, 49407, *(0,) * 75)
 """What the tokenizer of "lite" makes of the empty prompt."""
-LATENT_CHANNELS = 4
+LATENT_CHANNELS, LATENT_FACTOR = 4, 8
 Guidance = Callable[[float, Tensor], Tensor | float]
 """``(timestep, latents) -> factor`` of classifier-free guidance."""
+Encode = Callable[[Tensor], Tensor]
+"""``pixels [B, 3, H, W] -> [B, 8, H / 8, W / 8]``: means and log variances of latents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +105,7 @@ class Conditions:
 
     Attributes:
         reference: ``[2, 4, h, w]`` latents of mid grey and of the picture, without the VAE's scaling factor.
-        prompt: ``[2, 77, D]``; its dtype is the one the UNet computes in.
+        prompt: ``[2, 77, D]``.
         added: for "std", ``text_embeds [2, 1280]`` and ``time_ids [2, 6]``.
     """
 
@@ -112,16 +114,21 @@ class Conditions:
     added: Mapping[str, Tensor] | None = None
 
 
+class Denoise(Protocol):
+    """The UNet: ``sample`` and the noised ``reference``, both ``[2, 4, h, w]``, to a prediction for the sample."""
+
+    def __call__(self, sample: Tensor, reference: Tensor, timestep: float, conditions: Conditions) -> Tensor: ...
+
+
 def make_schedule(variant: str, steps: int) -> EulerAncestral:
     """The published schedule of ``variant`` over ``steps`` steps."""
     model = VIEW_MODELS[variant]
     return schedule(steps, model.prediction, model.spacing)
 
 
-@torch.no_grad()
 def start(
     variant: str,
-    vae: AutoencoderKL,
+    encode: Encode,
     pixels: Tensor,
     sampler: EulerAncestral,
     generator: Generator,
@@ -131,8 +138,8 @@ def start(
 
     Args:
         variant: "lite" or "std".
-        vae: the VAE, awake.
-        pixels: ``[1, 3, edge, edge]`` of the condition picture, in the dtype and on the device of the VAE.
+        encode: the VAE's encoder; called on the picture and on mid grey.
+        pixels: ``[1, 3, edge, edge]`` of the condition picture.
         sampler: gives the noise level to start from.
         generator: of all noise; on the CPU it gives the same picture on every device.
         size: height and width of the picture in pixels; the published one if None.
@@ -142,16 +149,18 @@ def start(
     """
     model = VIEW_MODELS[variant]
     height, width = size or (model.height, model.width)
-    factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
-    shape = (1, LATENT_CHANNELS, height // factor, width // factor)
+    shape = (1, LATENT_CHANNELS, height // LATENT_FACTOR, width // LATENT_FACTOR)
 
     def latents() -> Tensor:
         return draw(shape, pixels.device, generator) * sampler.first_sigma
 
+    def sampled(image: Tensor) -> Tensor:
+        return DiagonalGaussianDistribution(encode(image).float()).sample(generator)
+
     first = latents() if model.latents_first else None
-    picture = vae.encode(pixels).latent_dist.sample(generator)
-    grey = vae.encode(torch.zeros_like(pixels)).latent_dist.sample(generator)
-    return torch.cat((grey, picture)).float(), latents() if first is None else first
+    picture = sampled(pixels)
+    grey = sampled(torch.zeros_like(pixels))
+    return torch.cat((grey, picture)), latents() if first is None else first
 
 
 def lite_prompt(text: Tensor, image: Tensor, ramp: Sequence[float]) -> Tensor:
@@ -188,44 +197,42 @@ def _ramped(text: Tensor, image: Tensor, ramp: Sequence[float]) -> Tensor:
     return text + image[:, None, :] * image.new_tensor(list(ramp))[:, None]
 
 
-@torch.no_grad()
-def predict(
-    unet: ViewUNet,
-    sampler: EulerAncestral,
-    index: int,
-    latents: Tensor,
-    conditions: Conditions,
-    generator: Generator,
-) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Course:
+    """Everything about a denoising run that stays the same from step to step."""
+
+    sampler: EulerAncestral
+    conditions: Conditions
+    guidance: Guidance
+
+
+def predict(unet: Denoise, course: Course, index: int, latents: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """Unconditional and conditional prediction of step ``index``, each ``[1, 4, H, W]`` in fp32.
 
     The reference is noised to the level of the latents, its self-attention tokens stored, and the latents attend to
     them.
     """
-    # A tensor, as a number would make a compiled UNet specialise to each step.
-    dtype, timestep = conditions.prompt.dtype, latents.new_tensor([sampler.timesteps[index]])
+    sampler, conditions = course.sampler, course.conditions
     noise = draw(conditions.reference.shape, latents.device, generator)
     reference = sampler.scaled(sampler.noised(conditions.reference, noise, index), index)
     sample = sampler.scaled(torch.cat((latents, latents)), index)
-    bank = unet.write(reference.to(dtype), timestep, conditions.prompt, conditions.added)
-    prediction = unet.read(sample.to(dtype), timestep, conditions.prompt, bank, conditions.added)
-    unconditional, conditional = prediction.float().chunk(2)
+    prediction = unet(sample, reference, sampler.timesteps[index], conditions)
+    unconditional, conditional = prediction.to(latents).chunk(2)
     return unconditional, conditional
 
 
-def denoise(
-    unet: ViewUNet,
-    sampler: EulerAncestral,
-    latents: Tensor,
-    conditions: Conditions,
-    guidance: Guidance,
-    generator: Generator,
-) -> Iterator[Tensor]:
+def denoise_step(unet: Denoise, course: Course, index: int, latents: Tensor, generator: Generator) -> Tensor:
+    """Latents ``[1, 4, H, W]`` after step ``index``."""
+    unconditional, conditional = predict(unet, course, index, latents, generator)
+    factor = course.guidance(course.sampler.timesteps[index], latents)
+    guided = unconditional + factor * (conditional - unconditional)
+    return course.sampler.step(guided, latents, index, generator)
+
+
+def denoise(unet: Denoise, course: Course, latents: Tensor, generator: Generator) -> Iterator[Tensor]:
     """Latents ``[1, 4, H, W]`` after each step; the last are the result."""
-    for index, timestep in enumerate(sampler.timesteps):
-        unconditional, conditional = predict(unet, sampler, index, latents, conditions, generator)
-        guided = unconditional + guidance(timestep, latents) * (conditional - unconditional)
-        latents = sampler.step(guided, latents, index, generator)
+    for index in range(len(course.sampler.timesteps)):
+        latents = denoise_step(unet, course, index, latents, generator)
         yield latents
 
 
@@ -234,11 +241,12 @@ def unscale(latents: Tensor) -> Tensor:
     return latents / 0.75 + 0.22
 
 
-@torch.no_grad()
-def decode(vae: AutoencoderKL, latents: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The picture ``[1, 3, 8 H, 8 W]``, 0 .. 1 in fp32, of the loop's last latents; the VAE computes in ``dtype``."""
-    decoded = vae.decode((unscale(latents) / vae.config["scaling_factor"]).to(dtype), return_dict=False)[0].float()
-    return (decoded * 1.6 / 2 + 0.5).clamp(0, 1)
+def to_range(decoded: Tensor) -> Tensor:
+    """What the VAE decodes, ``[1, 3, H, W]``, as a picture of 0 .. 1 in fp32.
+
+    The models were trained on pictures of five eighths of the VAE's range.
+    """
+    return (decoded.float() * 1.6 / 2 + 0.5).clamp(0, 1)
 
 
 def to_picture(decoded: Tensor) -> Image.Image:

@@ -2,7 +2,8 @@
 
 Components: ``image_encoder``, ``triplane_transformer``, ``triplane_decoder`` (and ``svrm``, these three as the one
 module its one published file fills), all of variant "svrm"; ``view_unet``, ``vae`` and ``vision_encoder`` of variant
-"lite" or "std"; ``text_encoder`` of "lite" and ``vision_encoder_2`` of "std" alone.
+"lite" or "std"; ``text_encoder`` of "lite" and ``vision_encoder_2`` of "std" alone; ``prompt_encoder``,
+``prompt_encoder_t5``, ``painter`` and ``painter_vae`` of variant "text", text to image.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from adapters.hunyuan3d.networks.companions import COMPANIONS, build_companion, companion_class, load_companion
 from adapters.hunyuan3d.networks.config import read
 from adapters.hunyuan3d.networks.image_encoder import ImageEncoder, ImageEncoderConfig
+from adapters.hunyuan3d.networks.painter import PAINTER, build_painter, load_painter, painter_class, perturb
 from adapters.hunyuan3d.networks.svrm import Svrm, build_svrm, join_views
 from adapters.hunyuan3d.networks.triplane_decoder import Field, TriplaneDecoder, TriplaneDecoderConfig
 from adapters.hunyuan3d.networks.triplane_transformer import TriplaneTransformer, TriplaneTransformerConfig
@@ -31,6 +33,7 @@ __all__ = [
     "build",
     "join_views",
     "load_published",
+    "perturb",
 ]
 
 VARIANTS: Mapping[str, tuple[str, ...]] = {
@@ -40,6 +43,7 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "svrm": ("svrm",),
     "view_unet": ("lite", "std"),
     **{component: tuple(variants) for component, variants in COMPANIONS.items()},
+    **dict.fromkeys(PAINTER, ("text",)),
 }
 SVRM_PARTS = (ImageEncoder, TriplaneTransformer, TriplaneDecoder)
 
@@ -49,7 +53,8 @@ def build(component: str, variant: str, **config: Any) -> nn.Module:
 
     Args:
         component: a key of ``VARIANTS``.
-        variant: "svrm" for the reconstruction parts, "lite" or "std" for those of multi-view diffusion.
+        variant: "svrm" for the reconstruction parts, "lite" or "std" for those of multi-view diffusion,
+            "text" for those of text to image.
         config: settings that differ from the published ones, under upstream's names (for ``svrm``: ``encoder``,
             ``triplane`` and ``render``, each a mapping).
 
@@ -76,6 +81,8 @@ def _make(component: str, variant: str, config: Mapping[str, Any]) -> nn.Module:
             return build_svrm(**config)
         case "view_unet":
             return build_view_unet(variant, **config)
+        case _ if component in PAINTER:
+            return build_painter(component, config)
         case _:
             return build_companion(component, variant, config)
 
@@ -99,6 +106,8 @@ def load_published(module: nn.Module, component: str, state_dict: Mapping[str, T
         load_strict(module, state_dict, what=f"hunyuan3d {component}")
     elif component in COMPANIONS and isinstance(module, companion_class(component)):
         load_companion(module, component, state_dict)
+    elif component in PAINTER and isinstance(module, painter_class(component)):
+        load_painter(module, component, state_dict)
     else:
         raise ValueError(f"{type(module).__name__} is no component {component!r}; choose from {', '.join(VARIANTS)}")
 

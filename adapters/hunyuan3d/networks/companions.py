@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVi
 from adapters.hunyuan3d.networks.config import check_names
 from loader.strict import load_strict
 
-_VAE = {
+VAE = {
     "block_out_channels": (128, 256, 512, 512),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
@@ -40,8 +40,8 @@ def _vision(width: int, layers: int, hidden: int, projection: int, activation: s
 
 COMPANIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "vae": {
-        "lite": {**_VAE, "scaling_factor": 0.18215},
-        "std": {**_VAE, "scaling_factor": 0.13025},
+        "lite": {**VAE, "scaling_factor": 0.18215},
+        "std": {**VAE, "scaling_factor": 0.13025},
     },
     "vision_encoder": {
         "lite": _vision(1280, 32, 5120, 1024, "gelu"),

@@ -3,18 +3,20 @@
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from adapters import adapter
+from bench.apart import apart, peak_of
 from bench.depth import Depth
 from bench.detector import Detector
+from bench.limited import limits_of, probed_here
 from bench.timing import Times, interleaved, ratio
 from loader.errors import DoesNotFitError, InputError
 from loader.folders import Folders
 from loader.host import Host
-from loader.measure import PeakMeter
 from loader.plan import Placement, Plan, plan
+from loader.process import limit_threads
 from loader.wishes import Wishes
 
 
@@ -36,7 +38,11 @@ SUBJECTS: Mapping[str, Callable[[Plan, Folders], Subject]] = {"damo_yolo": Detec
 
 @dataclass(frozen=True)
 class Asked:
-    """What to measure."""
+    """What to measure.
+
+    Attributes:
+        quick: times only: no process for each peak, no limited instruction sets.
+    """
 
     adapter: str
     variant: str | None
@@ -44,10 +50,39 @@ class Asked:
     repeats: int
     compiled: bool
     size: tuple[int, int] | None = None
+    quick: bool = False
 
 
-def rows(asked: Asked, host: Host, folders: Folders) -> list[dict[str, Any]]:
-    """Rows as contracted, the unadapted path first in each batch size.
+Row = dict[str, Any]
+
+
+def rows(asked: Asked, host: Host, folders: Folders) -> list[Row]:
+    """Rows as contracted, the unadapted path first in each batch size, then the same under limited instruction sets.
+
+    Raises:
+        InputError: an adapter that has no bench yet.
+        DoesNotFitError: no plan.
+        RunError: a measurement in a process of its own was killed.
+    """
+    made = [row for batch in asked.batches for row in _rows_of_batch(asked, host, folders, batch)]
+    if not asked.quick:
+        for limit in limits_of(host):
+            made += apart(limited_rows, limit.environ, asked, folders, limit.name)
+    return made
+
+
+def limited_rows(asked: Asked, folders: Folders, name: str) -> list[Row]:
+    """In a process with limited instructions: as published, and as planned for what is left. Times alone."""
+    host = probed_here()
+    return [
+        row | {"config": f"{row['config']}, {name}", "limits": list(host.cpu.limits)}
+        for batch in asked.batches
+        for row in _rows_of_batch(replace(asked, quick=True, compiled=False), host, folders, batch, ends_only=True)
+    ]
+
+
+def subject_of(asked: Asked, host: Host, folders: Folders, batch: int) -> tuple[Plan, Subject]:
+    """The plan and what is timed under it.
 
     Raises:
         InputError: an adapter that has no bench yet.
@@ -56,32 +91,54 @@ def rows(asked: Asked, host: Host, folders: Folders) -> list[dict[str, Any]]:
     spec = adapter(asked.adapter)
     if asked.adapter not in SUBJECTS:
         raise InputError(f"{spec.title} has no bench yet: {', '.join(SUBJECTS)} have")
-    made: list[dict[str, Any]] = []
-    for batch in asked.batches:
-        planned = plan(spec, host, Wishes(variant=asked.variant, batch=batch, size=asked.size))
-        if not planned.fits:
-            raise DoesNotFitError(planned.refusal)
-        subject = SUBJECTS[asked.adapter](planned, folders)
-        placements = subject.placements(compiled=asked.compiled)
-        calls = {name: subject.call(placement, batch) for name, placement in placements.items()}
-        times = interleaved(calls, asked.repeats)
-        first = next(iter(placements))
+    planned = plan(spec, host, Wishes(variant=asked.variant, batch=batch, size=asked.size))
+    if planned.refusal is not None:
+        raise DoesNotFitError(planned.refusal)
+    return planned, SUBJECTS[asked.adapter](planned, folders)
+
+
+def peak_apart(adapter_name: str, planned: Plan, folders: Folders, placement: Placement, batch: int) -> dict[str, int]:
+    """The peak of one placement in this process, which has done nothing else."""
+    limit_threads(planned.situation.host.cpu.cores)
+    subject = SUBJECTS[adapter_name](planned, folders)
+    return peak_of(lambda: subject.call(placement, batch), placement.device)
+
+
+def _rows_of_batch(asked: Asked, host: Host, folders: Folders, batch: int, *, ends_only: bool = False) -> list[Row]:
+    planned, subject = subject_of(asked, host, folders, batch)
+    placements = subject.placements(compiled=asked.compiled)
+    first = next(iter(placements))
+    if ends_only:
+        placements = {first: placements[first], "planned": placements["planned"]}
+    peaks: dict[str, dict[str, int]] = {}
+    if not asked.quick:  # before this process holds the weights of all of them
         for name, placement in placements.items():
-            with PeakMeter(placement.device) as meter:
-                calls[name]()
-            made.append(
-                {
-                    "adapter": asked.adapter,
-                    "variant": planned.variant,
-                    "weights": subject.weights,
-                    "config": name,
-                    "batch": batch,
-                    **_figures(times[name], times[first], batch),
-                    "peak_bytes": meter.bytes,
-                    "drift": 0.0 if name == first else subject.drift(placements[first], placement),
-                }
-            )
-    return made
+            peaks[name] = apart(peak_apart, None, asked.adapter, planned, folders, placement, batch)
+    times = interleaved({name: subject.call(placement, batch) for name, placement in placements.items()}, asked.repeats)
+    return [
+        {
+            "adapter": asked.adapter,
+            "variant": planned.variant,
+            "weights": subject.weights,
+            "config": name,
+            "size": list(planned.size),
+            "batch": batch,
+            **_figures(times[name], times[first], batch),
+            "peak_bytes": peaks.get(name),
+            "memory_ratio": _share(peaks.get(name), peaks.get(first), placement.device),
+            "drift": 0.0 if name == first else subject.drift(placements[first], placement),
+            "limits": list(host.cpu.limits),
+        }
+        for name, placement in placements.items()
+    ]
+
+
+def _share(peak: Mapping[str, int] | None, first: Mapping[str, int] | None, device: str) -> float | None:
+    """How much of the first row's memory a row needs, in the pool it computes in."""
+    pool = "host" if device == "cpu" else "device"
+    if peak is None or first is None or not first[pool]:
+        return None
+    return round(peak[pool] / first[pool], 3)
 
 
 def _figures(times: Times, first: Times, batch: int) -> dict[str, Any]:
@@ -117,21 +174,38 @@ def table(found: dict[str, Any]) -> str:
         f"{machine['title']}; {', '.join(machine['isa'])}; torch {machine['torch']}"
         + (f"; limited by {', '.join(machine['limits'])}" if machine["limits"] else ""),
         "",
-        "| variant | configuration | batch | ms min | ms median | images/s | speed-up | drift | quiet |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| variant | size | configuration | batch | ms min | ms median | images/s | speed-up | peak MiB | of the first "
+        "| drift | quiet |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in found["rows"]:
-        drift = "–" if row["drift"] is None else f"{row['drift']:.4f}"
-        lines.append(
-            f"| {row['variant']} | {row['config']} | {row['batch']} | {row['ms']['min']} | {row['ms']['median']} "
-            f"| {row['images_per_second']} | {row['speed_up']}× | {drift} | {'yes' if row['quiet'] else 'no'} |"
-        )
+    lines += [_line(row) for row in found["rows"]]
     weights = {row["weights"] for row in found["rows"]}
     lines += [
         "",
-        f"Weights: {', '.join(sorted(weights))}. Speed-up: median over rounds timed in turn, against the first row.",
+        f"Weights: {', '.join(sorted(weights))}. Speed-up: median over rounds timed in turn, against the first row of "
+        "the same instruction set. Peak: weights and everything else that grew while it ran, in a process of its own.",
     ]
     return "\n".join(lines)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    peak, share, drift = row["peak_bytes"], row["memory_ratio"], row["drift"]
+    height, width = row["size"]
+    cells = (
+        row["variant"],
+        f"{height}×{width}",
+        row["config"],
+        row["batch"],
+        row["ms"]["min"],
+        row["ms"]["median"],
+        row["images_per_second"],
+        f"{row['speed_up']}×",
+        "–" if peak is None else round((peak["device"] or peak["host"]) / 2**20),
+        "–" if share is None else f"{share:.2f}",
+        "–" if drift is None else f"{drift:.4f}",
+        "yes" if row["quiet"] else "no",
+    )
+    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def show(found: dict[str, Any], *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""The same engine on several machines: Ray Serve replicas that each probe and plan for the node they are on.
+"""Engines whose work is done in other processes: Ray Serve replicas on several machines, and ZeroGPU's workers.
 
-Ray is optional (``requirements-ray.txt``) and imported here alone.
+Ray (``requirements-ray.txt``) and ``spaces`` are optional; Ray is imported in this package alone.
 """

@@ -228,13 +228,20 @@ def _opened(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream, str
     except FileNotFoundError as error:
         raise InputError(f"{name} is not there") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{name} is not a video this program reads (MP4, MOV, WebM, MKV, AVI): {error}") from error
+        raise InputError(
+            f"{name} is not a video this program reads (MP4, MOV, WebM, MKV, AVI): {_reason(error)}"
+        ) from error
     with container:
         if not container.streams.video:
             raise InputError(f"{name} has no picture track, {len(container.streams)} others only: send a video")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         yield container, stream, name
+
+
+def _reason(error: Exception) -> str:
+    """What FFmpeg says, without the path that it adds: whoever reads this sent the file and knows its name."""
+    return getattr(error, "strerror", None) or type(error).__name__
 
 
 def _decoded(container: InputContainer, stream: VideoStream, name: str) -> Iterator[VideoFrame]:
@@ -246,7 +253,7 @@ def _decoded(container: InputContainer, stream: VideoStream, name: str) -> Itera
     except (OSError, ValueError) as error:
         what = f"after frame {count} ({last:.1f} s)" if count else "from its first frame on"
         remedy = f"cut it before {last:.1f} s" if count else "record or export it again"
-        raise InputError(f"{name} is damaged {what}: {error}; {remedy}") from error
+        raise InputError(f"{name} is damaged {what}: {_reason(error)}; {remedy}") from error
 
 
 def _check_size(name: str, frame: VideoFrame) -> None:

@@ -1,25 +1,109 @@
-"""Many requests in one process: is memory flat? ``make soak``; results go to docs/benchmarks by hand.
+"""Many mixed requests in one process: is memory flat? ``make soak``; results go to docs/benchmarks by hand.
 
-Mixes sizes, batches and precisions of the detector, a fifth of the requests stopped half-way.
+Requests of several models by turns, in several sizes, batches and precisions, a fifth of them stopped half-way, one in
+twenty failing. The models are those that run without a download: preview weights, miniatures whose adapter has a sample
+request, and two synthetic ones of several stages whose components share the memory with the rest.
 """
 
 import argparse
 import random
 import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from adapters import adapter
-from adapters.damo_yolo.pipeline import DetectRequest
+from adapters import ADAPTERS
 from commands.machine import this_machine
-from kit.images import open_picture
+from loader.engine import Engine
 from loader.errors import Cancelled
-from loader.outcome import Cancel, Step
+from loader.outcome import Cancel, Result, Step
+from loader.pipeline import pipeline_of
+from loader.plan import plan
+from loader.spec import AdapterSpec
 from loader.wishes import Wishes
-from tests.machines import ROOT, engine_on
+from tests.machines import engine_on
+from tests.staged_adapter import Asked, spec_named
 
-SPEC = adapter("damo_yolo")
+WARM = 20  # requests after which everything has been loaded once
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One model, one small request for it and the wishes it can be run with."""
+
+    spec: AdapterSpec
+    request: Any
+    wishes: tuple[Wishes, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """After ``requests`` of them: resident bytes, and how the requests ended."""
+
+    requests: int
+    resident: int
+    ended: Counter[str]
+
+
+def synthetic() -> list[Kind]:
+    """Two models of three stages; one drops its components between stages."""
+    stages = ("text", "unet", "control", "decoder")
+    plain = tuple(Wishes(dtype=d) for d in ("fp32", "bf16"))
+    dropping = tuple(replace(w, residency="dropped") for w in plain)
+    return [
+        Kind(spec_named("staged_one"), Asked(stages), plain),
+        Kind(spec_named("staged_two"), Asked(stages), dropping),
+    ]
+
+
+def real(engine: Engine) -> list[Kind]:
+    """Models of this project that run without a download and have a small request of their own."""
+    kinds = []
+    for spec in ADAPTERS:
+        variant = next((v for v in spec.variants if v.provenance in ("preview", "miniature")), None)
+        if variant is None or not spec.pipeline:
+            continue
+        wishes = tuple(Wishes(variant=variant.name, dtype=d) for d in (None, "fp32"))
+        request = pipeline_of(spec).sample(plan(spec, engine.host, wishes[0]))
+        if request is not None:
+            kinds.append(Kind(spec, request, wishes))
+    return kinds
+
+
+def soak(engine: Engine, kinds: list[Kind], count: int, seed: int = 0) -> Iterator[Sample]:
+    """Run ``count`` requests; a sample after each."""
+    pick = random.Random(seed)
+    process = psutil.Process()
+    ended: Counter[str] = Counter()
+    for number in range(1, count + 1):
+        kind = kinds[number % len(kinds)]
+        ended[one(engine, kind, pick)] += 1
+        yield Sample(number, process.memory_info().rss, ended)
+
+
+def one(engine: Engine, kind: Kind, pick: random.Random) -> str:
+    """One request to its end: "done", "stopped" or "failed"."""
+    request, wishes, cancel = kind.request, pick.choice(kind.wishes), Cancel()
+    stop, fail = pick.random() < 0.2, pick.random() < 0.05
+    if fail and isinstance(request, Asked):
+        request = replace(request, fail_at="control")
+    try:
+        with closing(engine.run(kind.spec, request, wishes, cancel=cancel, session=str(pick.randint(0, 4)))) as items:
+            for item in items:
+                if stop and isinstance(item, Step) and item.stage not in ("loading", "waiting"):
+                    cancel.request()
+                if isinstance(item, Result):
+                    return "done"
+    except Cancelled:
+        return "stopped"
+    except KeyError:
+        return "failed"
+    raise AssertionError("a run ends with a result or an error")
 
 
 def main() -> None:
@@ -27,32 +111,18 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    pick = random.Random(args.seed)
-    pictures = [open_picture(path) for path in sorted((ROOT / "assets" / "examples").glob("*.*g"))]
-    process = psutil.Process()
-    after_twenty = 0
     with tempfile.TemporaryDirectory() as folder:
         engine = engine_on(this_machine().host, Path(folder))
-        stopped = 0
-        for number in range(1, args.requests + 1):
-            request = DetectRequest(tuple(pick.choices(pictures, k=pick.randint(1, 6))))
-            wishes = Wishes(
-                variant="preview", size=pick.choice([(320, 320), (416, 416)]), batch=pick.choice([1, 2, 4]),
-                dtype=pick.choice([None, "fp32"]),
-            )  # fmt: skip
-            cancel = Cancel()
-            stop = pick.random() < 0.2
-            try:
-                for item in engine.run(SPEC, request, wishes, cancel=cancel):
-                    if stop and isinstance(item, Step) and item.stage == "detecting":
-                        cancel.request()
-            except Cancelled:
-                stopped += 1
-            if number in (20, args.requests) or number % 50 == 0:
-                resident = process.memory_info().rss
-                after_twenty = after_twenty or resident
+        kinds = [*real(engine), *synthetic()]
+        print(f"models: {', '.join(k.spec.name for k in kinds)}")
+        first = 0
+        for sample in soak(engine, kinds, args.requests, args.seed):
+            if sample.requests == WARM:
+                first = sample.resident
+            if sample.requests in (WARM, args.requests) or sample.requests % 50 == 0:
                 print(
-                    f"{number} requests, {stopped} stopped: {resident / 2**20:.0f} MiB, {resident / after_twenty:.3f}×"
+                    f"{sample.requests} requests ({', '.join(f'{n} {how}' for how, n in sample.ended.items())}): "
+                    f"{sample.resident / 2**20:.0f} MiB, {sample.resident / (first or sample.resident):.3f}×"
                 )
         engine.close()
 

@@ -1,9 +1,8 @@
 """One detection request from files to what a page or a program is shown: shared by the tab and the endpoint."""
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adapters.damo_yolo.pipeline import DetectRequest
@@ -11,13 +10,13 @@ from adapters.damo_yolo.postprocess import Suppression
 from adapters.damo_yolo.spec import SPEC
 from adapters.damo_yolo.view import Shown, shown
 from kit.images import Picture, open_picture
-from kit.pace import Pace
+from kit.running import Asked, told
+from kit.uploads import check_picture
 from loader.engine import Engine
 from loader.errors import InputError
-from loader.outcome import Cancel, Result, Step
+from loader.outcome import Result, Step
 from loader.wishes import Wishes
 
-TELL_EVERY = 0.15  # seconds between two steps told: nobody reads faster, and each costs a message to the browser
 MAX_PICTURES = 64
 MAX_MEGAPIXELS = 400  # of all pictures of one request together: 1.2 GB as RGB
 
@@ -31,27 +30,41 @@ class Detected:
 
 
 def detect(
-    engine: Engine, paths: Sequence[Path], wishes: Wishes, settings: Suppression, cancel: Cancel
-) -> Iterator[Step | Detected]:
-    """Steps as it goes, then what was seen. Closing the iterator ends the run at the next unit.
+    engine: Engine,
+    paths: Sequence[Path],
+    settings: Suppression,
+    asked: Asked,
+    *,
+    names: Sequence[str] = (),
+    keep_candidates: bool = False,
+) -> Generator[Step | Detected, None, None]:
+    """Steps as it goes, then what was seen. Closing it ends the run at the next unit.
+
+    ``names`` are what an own checkpoint's classes are called; ``keep_candidates`` for filters that need no second run.
 
     Raises:
         InputError: no file can be used, or they are too many or too large for one request.
         AnyhostError: as ``Engine.run``.
     """
     opened, problems = open_pictures(paths)
-    request = DetectRequest(tuple(picture for _, picture in opened), settings)
-    result: Result | None = None
-    told, pace = 0.0, Pace()
-    with closing(engine.run(SPEC, request, wishes, cancel=cancel)) as items:
+    request = DetectRequest(
+        tuple(picture for _, picture in opened), settings, names=tuple(names), keep_candidates=keep_candidates
+    )
+    batched = replace(asked, wishes=for_waiting(engine, asked.wishes, request.items))
+    with closing(told(engine, SPEC, request, batched)) as items:
         for item in items:
-            if isinstance(item, Result):
-                result = item
-            elif time.monotonic() - told > TELL_EVERY:
-                told = time.monotonic()
-                yield pace.of(item)
-    assert result is not None, "a run ends with a result or an error"
-    yield Detected(shown(result, opened), problems)
+            yield Detected(shown(item, opened), problems) if isinstance(item, Result) else item
+
+
+def for_waiting(engine: Engine, wishes: Wishes, waiting: int) -> Wishes:
+    """``wishes`` with as many pictures at once as wait, unless the user said how many; the plan fits them to memory.
+
+    A CPU sees four pictures at once no faster than one by one (docs/benchmarks/detector.md), and one by one there is
+    a Stop after each.
+    """
+    if wishes.batch is not None or waiting < 2 or engine.plan(SPEC, wishes).device == "cpu":
+        return wishes
+    return replace(wishes, batch=min(waiting, SPEC.max_batch))
 
 
 def open_pictures(paths: Sequence[Path]) -> tuple[tuple[tuple[Path, Picture], ...], tuple[InputError, ...]]:
@@ -72,6 +85,7 @@ def open_pictures(paths: Sequence[Path]) -> tuple[tuple[tuple[Path, Picture], ..
     pixels = 0
     for path in paths:
         try:
+            check_picture(path)
             picture = open_picture(path)
         except InputError as error:
             problems.append(error)

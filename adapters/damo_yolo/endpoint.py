@@ -8,17 +8,19 @@ from typing import Any
 import gradio as gr
 
 from adapters.damo_yolo.detecting import Detected, detect
+from adapters.damo_yolo.files import annotated_files, record
 from adapters.damo_yolo.job import DEFAULT_THRESHOLD
 from adapters.damo_yolo.postprocess import Suppression
 from adapters.damo_yolo.spec import SPEC
-from adapters.damo_yolo.view import Filter, annotated_files, record
+from adapters.damo_yolo.view import DEFAULT_IOU, Filter
 from kit.parts.context import LANE, PageContext
+from kit.running import Asked
 from kit.sizes import read_size
 from kit.texts import EVENTS_OF, error_text
 from kit.texts.labels import label
 from loader.errors import AnyhostError
 from loader.host import Dtype
-from loader.outcome import Cancel, Result
+from loader.outcome import Result
 from loader.wishes import Wishes
 
 
@@ -38,6 +40,7 @@ class Endpoint:
                 gr.Dropdown(["", *devices], value="", label=label("api.device", language)),
                 gr.Dropdown(["", *dtypes], value="", label=label("api.dtype", language)),
                 gr.Textbox("", label=label("api.size", language)),
+                gr.Slider(0.0, 1.0, value=DEFAULT_IOU, label=label("api.iou", language)),
             ]
             self.files = gr.File(file_count="multiple", label=label("api.annotated", language))
             outputs = [gr.JSON(label=label("api.report", language)), self.files]
@@ -52,7 +55,7 @@ class Endpoint:
             show_progress="hidden",
         )
 
-    def run(
+    def run(  # noqa: PLR0913 - each is a named parameter of the API
         self,
         pictures: list[str] | None,
         threshold: float = DEFAULT_THRESHOLD,
@@ -60,6 +63,7 @@ class Endpoint:
         device: str = "",
         dtype: Dtype | str = "",
         size: str = "",
+        iou: float = DEFAULT_IOU,
     ) -> Iterator[tuple[dict[str, Any], list[str]]]:
         """Progress while it runs; at the end the report and an annotated PNG for each picture."""
         try:
@@ -69,10 +73,10 @@ class Endpoint:
                 variant=variant or None,
                 size=read_size(size) if size else None,
             )
-            settings = Suppression(threshold)
-            for item in detect(self.context.engine, [Path(p) for p in pictures or ()], wishes, settings, Cancel()):
+            settings = Suppression(threshold, iou)
+            for item in detect(self.context.engine, [Path(p) for p in pictures or ()], settings, Asked(wishes)):
                 if isinstance(item, Detected):
-                    yield self._answer(item, Filter(threshold))
+                    yield self._answer(item, Filter(threshold, iou=iou))
                 else:
                     yield {"stage": item.stage, "done": item.index, "total": item.total}, []
         except AnyhostError as error:

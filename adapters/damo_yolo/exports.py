@@ -23,6 +23,7 @@ from adapters.damo_yolo.pipeline import Seen
 from adapters.damo_yolo.postprocess import Detection, Suppression
 from kit.exports import safe_stem, write_bytes, write_json, write_png
 from kit.images import Picture
+from kit.settings import restorable
 from loader.errors import InputError
 from loader.outcome import Result
 from loader.plan import Plan
@@ -85,7 +86,8 @@ def settings_by(plan: Plan, weights: str, settings: Suppression, classes: Sequen
         "threshold": settings.score_threshold,
         "iou": settings.iou_threshold,
     }
-    return named | ({"classes": list(classes)} if classes else {})
+    options = {"threshold": settings.score_threshold, "iou": settings.iou_threshold, "classes": list(classes)}
+    return named | ({"classes": list(classes)} if classes else {}) | restorable(plan, options)
 
 
 # --- data -------------------------------------------------------------------------------------------------------
@@ -114,15 +116,16 @@ def csv_text(pictures: Iterable[Seen], settings: Mapping[str, Any]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(CSV_COLUMNS)
-    weights = _harmless(str(settings["weights"]))
+    weights = harmless(str(settings["weights"]))
     for seen in pictures:
         for found in seen.detections:
-            named = (_harmless(seen.name), _harmless(found.label), found.class_id, f"{found.score:.4f}")
+            named = (harmless(seen.name), harmless(found.label), found.class_id, f"{found.score:.4f}")
             writer.writerow((*named, *(f"{edge:.2f}" for edge in found.box), weights))
     return buffer.getvalue()
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
+    """``text`` as a cell that no spreadsheet takes for a formula."""
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
@@ -175,13 +178,16 @@ def category_ids(labels: Sequence[str]) -> tuple[int, ...]:
 
 def crops(shot: Shot) -> Iterator[tuple[str, Detection, NDArray[np.uint8]]]:
     """Each detection cut out of its picture, best first: file name, detection, [h,w,3] uint8 of at least one pixel."""
-    height, width = shot.picture.size
     stem = safe_stem(shot.picture.name)
     for number, found in enumerate(shot.seen.detections, start=1):
-        left, top, right, bottom = found.box
-        x, y = min(floor(left), width - 1), min(floor(top), height - 1)
-        cut = shot.picture.rgb[y : max(y + 1, ceil(bottom)), x : max(x + 1, ceil(right))]
-        yield f"{stem}-{number:03d}-{safe_label(found.label)}.png", found, cut
+        yield f"{stem}-{number:03d}-{safe_label(found.label)}.png", found, cut_out(shot.picture.rgb, found.box)
+
+
+def cut_out(rgb: NDArray[np.uint8], box: tuple[float, float, float, float]) -> NDArray[np.uint8]:
+    """The part of a picture [H,W,3] within a box in its pixels (xyxy): [h,w,3], at least one pixel."""
+    (height, width), (left, top, right, bottom) = rgb.shape[:2], box
+    x, y = min(floor(left), width - 1), min(floor(top), height - 1)
+    return rgb[y : max(y + 1, ceil(bottom)), x : max(x + 1, ceil(right))]
 
 
 def safe_label(label: str) -> str:

@@ -42,6 +42,7 @@ OPTIONS: Mapping[str, tuple[type, Any, str]] = {
     "iou": (float, 0.7, "of two boxes of one class overlapping by more than this, keep the surer, 0..1"),
     "classes": (str, "", "only these, separated by commas; empty for all"),
     "formats": (str, ",".join(DEFAULT_FORMATS), f"for pictures, separated by commas: {', '.join(FORMATS)}"),
+    "names": (str, "", "with --checkpoint: what its classes are called, in order, separated by commas"),
     "every": (int, 1, "of a video, look at each how-manieth frame"),
 }
 
@@ -64,14 +65,16 @@ def request(inputs: Sequence[Path], options: Mapping[str, Any]) -> PictureJob | 
         InputError: a file that is neither, a video beside other files, or an option out of range.
     """
     settings = Suppression(score_threshold=options["threshold"], iou_threshold=options["iou"])
-    classes = tuple(word.strip() for word in options["classes"].split(",") if word.strip())
+    classes, names = (
+        tuple(word.strip() for word in options[option].split(",") if word.strip()) for option in ("classes", "names")
+    )
     formats = read_formats(options["formats"])
     if any(is_video(path) for path in inputs):
         if len(inputs) > 1:
             raise InputError(f"a video is worked through alone, and {len(inputs)} files were given: run it by itself")
         out = Path(options.get("out", "out"))
-        return video_request(inputs[0], settings, every=options["every"], out=out, classes=classes)
-    return PictureJob(tuple(open_picture(path) for path in inputs), settings, classes, formats)
+        return video_request(inputs[0], settings, every=options["every"], out=out, classes=classes, names=names)
+    return PictureJob(tuple(open_picture(path) for path in inputs), settings, classes, names, formats=formats)
 
 
 def write(result: Result, asked: PictureJob | VideoRequest, folder: Path) -> list[dict[str, Any]]:

@@ -33,10 +33,11 @@ class OnnxDetector(nn.Module):
     Attributes:
         size: (height, width) the file is bound to, None for sides that may vary.
         batch: pictures the file takes at once, None for any number.
+        classes: columns of its scores, None where only a run will tell.
 
     Args:
         path: the file.
-        size: (height, width) it will be asked for.
+        size: (height, width) it will be asked for, None while that is open.
         threads: of onnxruntime.
 
     Raises:
@@ -44,7 +45,7 @@ class OnnxDetector(nn.Module):
         WeightsError: no ONNX file, or one of something else than this detector; with what was expected and found.
     """
 
-    def __init__(self, path: Path, size: Size, *, threads: int) -> None:
+    def __init__(self, path: Path, size: Size | None, *, threads: int) -> None:
         super().__init__()
         self.name = path.name
         self._session = _session(path, threads)
@@ -64,7 +65,10 @@ class OnnxDetector(nn.Module):
         if order is None:
             raise self._refused()
         self._scores, self._boxes = (outputs[i].name for i in order)
-        self._check(size)
+        scores = _shape(outputs[order[0]])
+        self.classes = scores[2] if scores else None
+        if size is not None:
+            self._check(size)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images [B,3,H,W] RGB 0..255 -> scores [B,N,C] in 0..1, boxes [B,N,4] xyxy in network pixels, fp32, CPU.

@@ -15,7 +15,7 @@ from adapters.damo_yolo.labels import COCO_LABELS, PREVIEW_LABELS
 from adapters.damo_yolo.networks import build, load_published
 from adapters.damo_yolo.onnx_file import SUFFIX as ONNX_SUFFIX
 from adapters.damo_yolo.onnx_file import OnnxDetector
-from adapters.damo_yolo.postprocess import Detection, Suppression, detections
+from adapters.damo_yolo.postprocess import Candidates, Detection, Suppression, candidates, suppressed
 from adapters.damo_yolo.preprocess import preprocess
 from kit.images import Picture, open_picture
 from loader.errors import CheckpointMismatchError, InputError
@@ -32,11 +32,21 @@ JUDGED_ABOVE = 0.3  # objects a user would see; what lies below moves in and out
 
 @dataclass(frozen=True)
 class DetectRequest:
-    """Pictures and what to keep of what is seen in them; ``classes`` are the only ones wanted, all if empty."""
+    """Pictures and what to keep of what is seen in them.
+
+    Attributes:
+        pictures: at least one.
+        settings: thresholds and limits.
+        classes: the only ones wanted, all if empty.
+        names: what an own checkpoint's classes are called, in order; empty for what the file says.
+        keep_candidates: whether each ``Seen`` keeps what was there before suppression.
+    """
 
     pictures: tuple[Picture, ...]
     settings: Suppression = field(default_factory=Suppression)
     classes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    keep_candidates: bool = False
 
     @property
     def items(self) -> int:
@@ -46,12 +56,16 @@ class DetectRequest:
 
 @dataclass(frozen=True)
 class Seen:
-    """The objects of one picture, best first; ``labels`` are all the network can name."""
+    """The objects of one picture, best first; ``labels`` are all the network can name.
+
+    ``candidates`` are those the detections were chosen from, where a request keeps them.
+    """
 
     name: str
     size: tuple[int, int]
     detections: tuple[Detection, ...]
     labels: tuple[str, ...]
+    candidates: Candidates | None = field(default=None, compare=False, repr=False)
 
 
 class OwnWork(Protocol):
@@ -94,7 +108,9 @@ class DamoYolo:
         pictures = request.pictures
         if not pictures:
             raise InputError("no picture was given: choose one, or one of the examples")
-        detecting = Detecting(parts, request.settings, request.classes)
+        detecting = Detecting(
+            parts, request.settings, request.classes, names=request.names, keep=request.keep_candidates
+        )
         seen: list[Seen] = []
         while len(seen) < len(pictures):
             chunk = pictures[len(seen) : len(seen) + parts.plan.batch]
@@ -131,10 +147,21 @@ class Detecting:
         parts: the loaded detector.
         settings: thresholds and limits.
         classes: the only ones wanted, all if empty; upper and lower case are the same.
+        names: what an own checkpoint's classes are called; empty for what the file says.
+        keep: whether what was there before suppression stays with what is seen.
     """
 
-    def __init__(self, parts: Parts, settings: Suppression, classes: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        settings: Suppression,
+        classes: Sequence[str] = (),
+        *,
+        names: Sequence[str] = (),
+        keep: bool = False,
+    ) -> None:
         self._parts, self._settings, self._classes = parts, settings, classes
+        self._names, self._keep = names, keep
         self.labels: tuple[str, ...] = ()
         self._unwanted = torch.zeros(0, dtype=torch.long)
 
@@ -142,31 +169,28 @@ class Detecting:
         """One unit called ``name``; what is in each picture.
 
         Raises:
-            InputError: a class is wanted that the network does not know.
+            InputError: a class is wanted that the network does not know, or the names are not as many as its classes.
         """
         answers = yield Unit(name, "detector", partial(_detect, self._parts, pictures))
-        plan = self._parts.plan
         if not self.labels:
-            self.labels = labels_of(self._parts, answers[0][0].shape[1])
+            self.labels = labels_of(self._parts, answers[0][0].shape[1], self._names)
             wanted = chosen(self._classes, self.labels)
             self._unwanted = torch.tensor([i for i in range(len(self.labels)) if i not in wanted], dtype=torch.long)
         return tuple(
-            Seen(
-                picture.name,
-                picture.size,
-                detections(
-                    # Before suppression, whose limits are for what is wanted.
-                    scores[:, : len(self.labels)].index_fill(1, self._unwanted, 0.0),
-                    boxes,
-                    network_size=plan.size,
-                    picture_size=picture.size,
-                    labels=self.labels,
-                    settings=self._settings,
-                ),
-                self.labels,
-            )
-            for picture, (scores, boxes) in zip(pictures, answers, strict=True)
+            self._seen(picture, scores, boxes) for picture, (scores, boxes) in zip(pictures, answers, strict=True)
         )
+
+    def _seen(self, picture: Picture, scores: Tensor, boxes: Tensor) -> Seen:
+        proposed = candidates(
+            # Before suppression, whose limits are for what is wanted.
+            scores[:, : len(self.labels)].index_fill(1, self._unwanted, 0.0),
+            boxes,
+            network_size=self._parts.plan.size,
+            picture_size=picture.size,
+            settings=self._settings,
+        )
+        found = suppressed(proposed, labels=self.labels, settings=self._settings)
+        return Seen(picture.name, picture.size, found, self.labels, proposed if self._keep else None)
 
 
 def chosen(classes: Sequence[str], labels: Sequence[str]) -> frozenset[int]:
@@ -184,11 +208,21 @@ def chosen(classes: Sequence[str], labels: Sequence[str]) -> frozenset[int]:
     return frozenset(i for i, label in enumerate(labels) if label.casefold() in wanted)
 
 
-def labels_of(parts: Parts, count: int) -> tuple[str, ...]:
+def labels_of(parts: Parts, count: int, names: Sequence[str] = ()) -> tuple[str, ...]:
     """What the loaded network calls its classes, given how many columns its scores have.
 
     A published head of before 2023 has a last column that is never used; it gets no label.
+
+    Raises:
+        InputError: ``names`` of an own checkpoint are not as many as it has classes.
     """
+    if names and parts.checkpoint is not None:
+        if len(names) not in (count, count - 1):
+            raise InputError(
+                f"{len(names)} class names were given and {parts.checkpoint.name} has {count} classes: "
+                "give one name a class, in the order of training"
+            )
+        return tuple(names)
     if parts.checkpoint is None:
         return labels_of_variant(parts.plan.situation.spec.variant(parts.plan.variant))
     path = weights_file(parts.checkpoint)

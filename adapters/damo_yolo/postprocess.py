@@ -1,6 +1,6 @@
 """From scores and boxes to detections: thresholds, class-aware suppression, coordinates of the original picture."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,6 +129,82 @@ def _best(scores: Tensor, count: int) -> Tensor:
     return eligible[scores[eligible].argsort(descending=True, stable=True)[:count]]
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """What the network proposed for one picture, before suppression, best first: what filters work on without it.
+
+    At the default limit of 4,000 pairs that is 96 kB a picture.
+
+    Attributes:
+        boxes: [K, 4] fp32, xyxy in network pixels.
+        scores: [K] fp32.
+        classes: [K] int32 class indices.
+        network_size: (height, width) the network saw.
+        picture_size: (height, width) of the original picture.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    classes: Tensor
+    network_size: tuple[int, int]
+    picture_size: tuple[int, int]
+
+    @property
+    def bytes(self) -> int:
+        """What they hold in memory."""
+        return sum(t.untyped_storage().nbytes() for t in (self.boxes, self.scores, self.classes))
+
+
+def candidates(
+    scores: Tensor,
+    boxes: Tensor,
+    *,
+    network_size: tuple[int, int],
+    picture_size: tuple[int, int],
+    settings: Suppression,
+) -> Candidates:
+    """The (box, class) pairs of one picture above the score threshold, at most ``max_candidates``, on the CPU.
+
+    Args:
+        scores: [N, C] in 0..1.
+        boxes: [N, 4] xyxy in network pixels.
+        network_size: (height, width) the network saw.
+        picture_size: (height, width) of the original picture.
+        settings: thresholds and limits.
+    """
+    rows, classes = (scores > settings.score_threshold).nonzero(as_tuple=True)
+    # The candidates move to the CPU: every step of the suppression would otherwise wait for the accelerator.
+    pair_scores, rows, classes = scores[rows, classes].float().cpu(), rows.cpu(), classes.cpu()
+    best = _best(pair_scores, settings.max_candidates)
+    return Candidates(
+        boxes.float().cpu()[rows[best]], pair_scores[best], classes[best].int(), network_size, picture_size
+    )
+
+
+def kept(proposed: Candidates, settings: Suppression, wanted: Iterable[int] | None = None) -> Tensor:
+    """Indices of the candidates that suppression leaves, best first.
+
+    For thresholds at or above the one the candidates were taken at, this is what a run at ``settings`` would keep.
+
+    Args:
+        proposed: the candidates.
+        settings: thresholds and limits.
+        wanted: class indices that may be among them; all if None.
+    """
+    passing = proposed.scores > settings.score_threshold
+    if wanted is not None:
+        passing &= torch.isin(proposed.classes, torch.tensor(sorted(wanted), dtype=torch.int32))
+    rows = passing.nonzero().squeeze(1)[: settings.max_candidates]
+    left = class_aware_nms(
+        proposed.boxes[rows],
+        proposed.scores[rows],
+        proposed.classes[rows],
+        settings.iou_threshold,
+        settings.max_detections,
+    )
+    return rows[left]
+
+
 def select(scores: Tensor, boxes: Tensor, settings: Suppression) -> tuple[Tensor, Tensor, Tensor]:
     """What suppression leaves of one picture's predictions, best first.
 
@@ -140,13 +216,9 @@ def select(scores: Tensor, boxes: Tensor, settings: Suppression) -> tuple[Tensor
     Returns:
         boxes [K, 4] and scores [K], fp32, and class indices [K], on the CPU.
     """
-    rows, classes = (scores > settings.score_threshold).nonzero(as_tuple=True)
-    # The candidates move to the CPU: every step of the suppression would otherwise wait for the accelerator.
-    pair_scores, rows, classes = scores[rows, classes].float().cpu(), rows.cpu(), classes.cpu()
-    best = _best(pair_scores, settings.max_candidates)
-    pair_scores, pair_boxes, classes = pair_scores[best], boxes.float().cpu()[rows[best]], classes[best]
-    kept = class_aware_nms(pair_boxes, pair_scores, classes, settings.iou_threshold, settings.max_detections)
-    return pair_boxes[kept], pair_scores[kept], classes[kept]
+    proposed = candidates(scores, boxes, network_size=(1, 1), picture_size=(1, 1), settings=settings)
+    left = kept(proposed, settings)
+    return proposed.boxes[left], proposed.scores[left], proposed.classes[left].long()
 
 
 def to_picture(boxes: Tensor, network_size: tuple[int, int], picture_size: tuple[int, int]) -> Tensor:
@@ -186,12 +258,27 @@ def detections(
     """
     if scores.ndim != 2 or scores.shape[1] != len(labels):
         raise InputError(f"scores of shape {list(scores.shape)} do not go with {len(labels)} labels; expected [N, C]")
-    kept_boxes, kept_scores, classes = select(scores, boxes, settings)
-    placed = to_picture(kept_boxes, network_size, picture_size)
+    sizes = {"network_size": network_size, "picture_size": picture_size}
+    return suppressed(candidates(scores, boxes, settings=settings, **sizes), labels=labels, settings=settings)
+
+
+def suppressed(
+    proposed: Candidates, *, labels: Sequence[str], settings: Suppression, wanted: Iterable[int] | None = None
+) -> tuple[Detection, ...]:
+    """The objects among the candidates of one picture, best first, as ``detections``.
+
+    Args:
+        proposed: the candidates.
+        labels: the class names.
+        settings: thresholds and limits.
+        wanted: class indices that may be among them; all if None.
+    """
+    left = kept(proposed, settings, wanted)
+    placed = to_picture(proposed.boxes[left], proposed.network_size, proposed.picture_size)
     return tuple(
-        Detection(labels[class_id], class_id, score, (left, top, right, bottom))
-        for class_id, score, (left, top, right, bottom) in zip(
-            classes.tolist(), kept_scores.tolist(), placed.tolist(), strict=True
+        Detection(labels[class_id], class_id, score, (x0, y0, x1, y1))
+        for class_id, score, (x0, y0, x1, y1) in zip(
+            proposed.classes[left].tolist(), proposed.scores[left].tolist(), placed.tolist(), strict=True
         )
-        if right > left and bottom > top
+        if x1 > x0 and y1 > y0
     )

@@ -1,43 +1,31 @@
-"""The DAMO-YOLO tab: pictures in, boxes out, with the plan before and the account after."""
+"""The DAMO-YOLO tab: pictures, a video or a camera in, boxes out, with the plan before and the account after."""
 
-import logging
-import uuid
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from adapters.damo_yolo import view
+from adapters.damo_yolo.camera_part import CAMERAS, SEND_EVERY, CameraInput, CameraResult, Pulse, see
 from adapters.damo_yolo.detecting import Detected, detect
 from adapters.damo_yolo.endpoint import Endpoint
-from adapters.damo_yolo.job import DEFAULT_THRESHOLD
+from adapters.damo_yolo.own_weights import OwnFile, OwnWeights, names_for, wished
 from adapters.damo_yolo.postprocess import Suppression
+from adapters.damo_yolo.result_part import PicturesResult
 from adapters.damo_yolo.spec import SPEC
-from adapters.damo_yolo.view import Filter, Shown
+from adapters.damo_yolo.video_part import VideoDone, VideoInput, VideoResult, run_video
 from kit.parts import states
-from kit.parts.context import LANE, QUIET, PageContext
-from kit.parts.figures import figures
-from kit.parts.intro import intro
-from kit.parts.markup import para
-from kit.parts.plain import html
-from kit.parts.plan_card import download_of
-from kit.parts.planning import Planning
-from kit.parts.wishes_panel import WishesPanel
-from kit.texts.labels import label, name_of
+from kit.parts.context import QUIET, PageContext
+from kit.parts.model_tab import ModelTab, Updates
+from kit.parts.picture_input import EXAMPLES, PictureInput, example_pictures, paths_of
+from kit.parts.saving import Saving
+from kit.running import Asked
 from loader.errors import AnyhostError
-from loader.outcome import Cancel, Step
-from loader.wishes import Wishes
-
-EXAMPLES = Path(__file__).parents[2] / "assets" / "examples"
-EXAMPLE_KINDS = (".png", ".jpg", ".jpeg", ".webp")
-KEPT_SECONDS = 3600
-# The browser fetches what was just written; a button of its own would need the file before it is asked for.
-FETCH_JS = """(file) => { for (const one of [file].flat()) { if (one && one.url) {
-  const a = document.createElement('a'); a.href = one.url; a.download = one.orig_name || '';
-  document.body.append(a); a.click(); a.remove(); } } }"""
-
-_log = logging.getLogger(__name__)
+from loader.outcome import Step
 
 
 def tab(context: PageContext) -> None:
@@ -47,271 +35,169 @@ def tab(context: PageContext) -> None:
 
 def example_files(folder: Path = EXAMPLES) -> list[Path]:
     """Pictures that ship with the project, photographs before rendered scenes."""
-    files = [path for path in folder.glob("*") if path.suffix.lower() in EXAMPLE_KINDS and not _for_depth(path)]
+    files = [path for path in example_pictures(folder) if not path.stem.startswith("depth")]
     return sorted(files, key=lambda path: (path.stem.startswith("scene"), path.name))
 
 
-def _for_depth(path: Path) -> bool:
-    """Rooms and yards are there to be measured: nothing in them has a name here."""
-    return path.stem.startswith("depth")
+class DetectTab(ModelTab[Detected | VideoDone]):
+    """Three kinds of input, own weights, and a card for each kind of result."""
 
+    spec = SPEC
 
-def _named(files: Sequence[tuple[str, str | None]] | None) -> list[tuple[str, str]]:
-    """Uploaded pictures under their file names: what a screen reader says, and how several are told apart."""
-    return [(path, Path(path).name) for path, _ in files or ()]
+    def build_input(self) -> None:
+        self.kind = gr.State("pictures")
+        with gr.Tabs(elem_id="detect-kinds") as self.kinds:
+            with gr.Tab(self._("detect.pictures"), id="pictures") as pictures:
+                self.input = PictureInput(self.language, self.prefix, example_files())
+            with gr.Tab(self._("detect.video"), id="clip") as clip:
+                self.video = VideoInput(self.language)
+            with gr.Tab(self._("detect.camera"), id="camera", elem_id="detect-kind-camera") as camera:
+                self.camera = CameraInput(self.language)
+        self.kind_tabs = {"pictures": pictures, "clip": clip, "camera": camera}
 
+    def build_options(self) -> None:
+        with gr.Accordion(self._("own.title"), open=False, elem_classes="ah-fold", elem_id="detect-own"):
+            self.own = OwnWeights(self.context)
 
-class DetectTab:
-    """Layout and events. Nothing about a request is kept here: that is in the session's states."""
+    def build_result(self) -> None:
+        self.saving = Saving(self.language, self.status)
+        self.pictures = PicturesResult(self.language, self.saving)
+        self.clip = VideoResult(self.language, self.saving)
+        self.frames = CameraResult(self.language)
 
-    def __init__(self, context: PageContext) -> None:
-        self.context, self.language = context, context.language
-        self.planning = Planning(context, SPEC)
-
-    # --- layout
-
-    def build(self) -> None:
-        self.cancel = gr.State(None, time_to_live=KEPT_SECONDS)
-        self.view = gr.State(None, time_to_live=KEPT_SECONDS)
-        self.index = gr.State(0)
-        with gr.Row(elem_classes="ah-columns"):
-            with gr.Column(scale=5, min_width=320, elem_classes="ah-side"):
-                self._build_side()
-            with gr.Column(scale=8, min_width=320, elem_classes="ah-main"):
-                self._build_main()
-        self._wire()
+    def build_endpoint(self) -> None:
         Endpoint(self.context)
-
-    def _build_side(self) -> None:
-        html(intro(SPEC, self.language))
-        self.pictures = gr.Gallery(
-            label=self._("detect.pictures"),
-            file_types=["image"],
-            sources=["upload", "clipboard"],
-            type="filepath",
-            columns=3,
-            height=300,
-            object_fit="contain",
-            buttons=[],
-            elem_id="detect-pictures",
-        )
-        examples = example_files()
-        html(para("ah-label", self._("detect.examples")))
-        self.examples = gr.Gallery(
-            [(str(path), name_of("example", path.stem, self.language)) for path in examples],
-            label=self._("detect.examples"),
-            show_label=False,
-            container=False,
-            columns=5,
-            height="auto",
-            object_fit="cover",
-            allow_preview=False,
-            interactive=False,
-            buttons=[],
-            visible=bool(examples),
-            elem_id="detect-examples",
-        )
-        self.line = html(self.planning.show(Wishes()).line)
-        with gr.Row(elem_classes="ah-actions"):
-            self.run = gr.Button(self._("detect.run"), variant="primary", size="lg", elem_id="detect-run")
-            self.stop = gr.Button(
-                self._("action.stop"), variant="stop", size="lg", visible=False, elem_id="detect-stop"
-            )
-        with gr.Accordion(self._("wish.title"), open=False, elem_classes="ah-fold"):
-            self.panel = WishesPanel(self.context, SPEC)
-
-    def _build_main(self) -> None:
-        self.status = html(self._empty(), elem_id="detect-status")
-        with gr.Column(visible=False, elem_classes="ah-card ah-result", elem_id="detect-result") as self.result:
-            self.note = html()
-            self.image = gr.Image(
-                label=self._("detect.result"),
-                show_label=False,
-                interactive=False,
-                format="jpeg",
-                buttons=["fullscreen"],
-                elem_id="detect-image",
-            )
-            self.strip = gr.Gallery(
-                label=self._("detect.strip"),
-                show_label=False,
-                container=False,
-                format="jpeg",
-                columns=6,
-                height="auto",
-                object_fit="cover",
-                allow_preview=False,
-                interactive=False,
-                buttons=[],
-                visible=False,
-                elem_id="detect-strip",
-            )
-            self._build_filters()
-            self.counts = html(elem_id="detect-counts")
-            self.table = html(elem_id="detect-table")
-            with gr.Row(elem_classes="ah-actions"):
-                self.save_image = gr.Button(self._("detect.save_picture"), size="sm", elem_id="detect-save-picture")
-                self.save_json = gr.Button(self._("detect.save_data"), size="sm", elem_id="detect-save-data")
-        self.file = gr.File(label=self._("detect.file"), elem_classes="ah-off")
-        self.figures = html(elem_id="detect-figures")
-        self.card = html(self.planning.show(Wishes()).card, elem_id="detect-plan")
-
-    def _build_filters(self) -> None:
-        with gr.Row(elem_classes="ah-filters"):
-            self.threshold = gr.Slider(
-                view.SCORE_FLOOR,
-                1.0,
-                value=DEFAULT_THRESHOLD,
-                step=0.01,
-                label=self._("detect.threshold"),
-                buttons=[],
-                elem_id="detect-threshold",
-            )
-            self.classes = gr.Dropdown([], multiselect=True, label=self._("detect.classes"), elem_id="detect-classes")
-
-    def _(self, key: str, **figures_: object) -> str:
-        return label(key, self.language, **figures_)
-
-    def _empty(self, *, alert: bool = False) -> str:
-        return states.notice(self._("detect.empty"), self._("detect.empty_words"), alert=alert)
 
     # --- events
 
-    def _wire(self) -> None:
-        self.planning.wire(self.panel, self.card, self.line, self.run)
-        self.examples.select(self._choose, None, [self.pictures], **QUIET)
-        self.pictures.upload(_named, [self.pictures], [self.pictures], **QUIET)
-        self.run.click(
-            self._begin, None, [self.cancel, self.status, self.run, self.stop, self.result, self.figures], **QUIET
-        ).then(
-            self._work,
-            [self.pictures, self.cancel, self.threshold, *self.panel.controls],
-            [
-                *(self.status, self.run, self.stop, self.result, self.figures, self.card, self.line),
-                *(self.view, self.index, self.classes, self.strip, self.note),
-                *self._drawn_parts(),
-            ],
-            concurrency_id=LANE,
-            concurrency_limit=1,
+    def wire(self) -> None:
+        self.input.wire(self.status)
+        self.own.wire()
+        for kind, chosen in self.kind_tabs.items():
+            chosen.select(
+                partial(self._turned_to, kind),
+                [self.kind, self.camera.away, self.pictures.view, self.clip.seen],
+                [self.kind, *self.camera.shown, *self.result_boxes()],
+                **QUIET,
+            )
+        around = _tabs_around(self.kinds)
+        if around is not None:
+            around.select(self._left, [self.kind, self.camera.away], self.camera.shown, **QUIET)
+        self.camera.camera.stream(
+            self._frame,
+            [self.camera.camera, self.frames.pulse, self.camera.threshold, *self.own.controls, *self.panel.controls],
+            [*self.frames.outputs, *self.camera.shown],
+            concurrency_id="camera",
+            concurrency_limit=CAMERAS,
+            stream_every=SEND_EVERY,
             show_progress="hidden",
             api_visibility="private",
         )
-        self.stop.click(self._request_stop, [self.cancel], [self.stop], **QUIET)
-        filters = [self.view, self.index, self.threshold, self.classes]
-        for control in (self.threshold, self.classes):
-            control.change(self._draw, filters, self._drawn_parts(), trigger_mode="always_last", **QUIET)
-        self.strip.select(self._pick, None, [self.index], **QUIET).then(
-            self._draw, filters, self._drawn_parts(), **QUIET
-        )
-        for button, save in ((self.save_image, view.save_pictures), (self.save_json, view.save_data)):
-            button.click(
-                lambda shown, threshold, classes, save=save: self._save(save, shown, threshold, classes),
-                [self.view, self.threshold, self.classes],
-                [self.file, self.status],
-                **QUIET,
-            ).then(None, [self.file], None, js=FETCH_JS, **QUIET)
 
-    def _drawn_parts(self) -> list[Any]:
-        return [self.image, self.counts, self.table]
+    def _turned_to(self, kind: str, before: str, away: bool, pictures: Any, clip: Any) -> list[Any]:
+        """Another kind of input: its last result is shown, and the camera films only where it is looked at."""
+        camera = self.camera.turned(away, looked_at=kind == "camera", was=before == "camera")
+        shown = {"pictures": pictures is not None, "clip": clip is not None, "camera": False}
+        return [kind, *camera, *(gr.update(visible=kind == name and there) for name, there in shown.items())]
 
-    def _choose(self, event: gr.SelectData) -> list[tuple[str, str]]:
-        path = example_files()[event.index]
-        return [(str(path), path.name)]
+    def _left(self, kind: str, away: bool, event: gr.SelectData) -> list[Any]:
+        """Another model's tab was opened, or this one again."""
+        filming = kind == "camera"
+        return self.camera.turned(away, looked_at=filming and event.value == SPEC.title, was=filming)
 
-    def _pick(self, event: gr.SelectData) -> int:
-        return int(event.index)
+    def inputs(self) -> Sequence[Any]:
+        own = [*self.own.controls, self.kind]
+        return [*own, self.input.pictures, *self.pictures.filters, *self.video.controls]
 
-    def _begin(self) -> list[Any]:
-        waiting = states.waiting(self.language)
-        hidden = gr.update(visible=False)
-        return [Cancel(), waiting, hidden, gr.update(visible=True, interactive=True), hidden, ""]
+    def outputs(self) -> Sequence[Any]:
+        return [*self.pictures.outputs, *self.clip.outputs]
 
-    def _request_stop(self, cancel: Cancel | None) -> Any:
-        """Ask for the end. The status is the run's to write: an answer from here could come after its last word."""
-        if cancel is not None:
-            cancel.request()
-        return gr.update(interactive=False)
+    def settings(self) -> Mapping[str, Any]:
+        pictures, video = self.pictures, self.video
+        return {
+            "threshold": (pictures.threshold, video.threshold, self.camera.threshold),
+            "iou": (pictures.iou, video.iou),
+            "classes": (pictures.classes, video.classes),
+            "every": video.every,
+        }
 
-    def _work(
-        self, files: Sequence[tuple[str, str | None]] | None, cancel: Cancel, threshold: float, *values: Any
-    ) -> Iterator[dict[Any, Any]]:
-        """Run and tell how it goes; whatever comes of it, the run button is back at the end."""
-        wishes = Wishes()
-        try:
-            wishes = self.panel.read(values)
-            paths = [Path(path) for path, _ in files or ()]
-            if not paths:
-                yield {self.status: self._empty(alert=True), **self._idle(wishes)}
-                return
-            yield {self.status: states.progress(self._first_step(wishes), self.language)}
-            for item in detect(self.context.engine, paths, wishes, Suppression(view.SCORE_FLOOR), cancel):
-                if isinstance(item, Detected):
-                    yield self._finished(item, threshold, wishes)
-                else:
-                    yield {self.status: states.progress(item, self.language, stopping=cancel.requested)}
-        except Exception as error:  # noqa: BLE001 - whatever it is, the user is told and the page stays usable
-            self._report(error)
-            yield {self.status: states.failed(error, self.language), **self._idle(wishes)}
+    def result_boxes(self) -> Sequence[Any]:
+        return [self.pictures.box, self.clip.box, self.frames.box]
 
-    def _first_step(self, wishes: Wishes) -> Step:
-        made = self.planning.plan(wishes)
-        download = download_of(SPEC.variant(made.variant), self.context.engine.folders)
-        return Step("fetching" if download.bytes else "preparing", 0, 0)
+    def running_boxes(self) -> Sequence[Any]:
+        return [self.clip.live]
 
-    def _finished(self, detected: Detected, threshold: float, wishes: Wishes) -> dict[Any, Any]:
-        shown, problems = detected.shown, detected.problems
-        several = len(shown.shots) > 1
+    # --- runs
+
+    def lacking(self, values: Sequence[Any]) -> str:
+        _, _, kind, pictures, _, _, _, clip, *_ = values
+        if kind == "camera":
+            return states.notice(self._("detect.camera"), self._("detect.camera_start"), alert=True)
+        if kind == "clip":
+            empty = states.notice(self._("detect.empty_clip"), self._("detect.empty_words"), alert=True)
+            return "" if clip else empty
+        return "" if pictures else self.empty(alert=True)
+
+    def checkpoint(self, values: Sequence[Any]) -> Path | None:
+        own = self.own.read(values[0])
+        return own.path if own is not None else None
+
+    def job(self, values: Sequence[Any], asked: Asked) -> Generator[Step | Detected | VideoDone, None, None]:
+        found, words, kind, pictures, _, _, _, *video = values
+        own = self.own.read(found)
+        asked, names = replace(asked, wishes=wished(asked.wishes, own)), names_for(own, words)
+        engine = self.context.engine
+        if kind == "clip":
+            yield from run_video(engine, video, self.saving.folder(), asked, names)
+        else:
+            floor = Suppression(view.SCORE_FLOOR)
+            yield from detect(engine, paths_of(pictures), floor, asked, names=names, keep_candidates=True)
+
+    def step_shown(self, step: Step) -> Updates:
+        return self.clip.step(step)
+
+    def finished(self, outcome: Detected | VideoDone, values: Sequence[Any]) -> Updates:
+        if isinstance(outcome, VideoDone):
+            account = self.account(outcome.result) if outcome.result is not None else {}
+            return {self.status: self.clip.status(outcome), **account, **self.clip.of(outcome)}
+        problems = outcome.problems
         skipped = "\n".join(str(problem) for problem in problems)
-        thumbs = [(view.thumbnail(shot), shot.seen.name) for shot in shown.shots] if several else None
-        image, counts, table = self._draw(shown, 0, threshold, [])
-        return {
-            self.status: states.notice(self._("detect.skipped", count=len(problems)), skipped) if problems else "",
-            self.result: gr.update(visible=True),
-            self.view: shown,
-            self.index: 0,
-            self.classes: gr.update(choices=shown.labels, value=[]),
-            self.strip: gr.update(value=thumbs, visible=several),
-            self.note: view.weights_markup(shown, self.language),
-            self.figures: figures(shown.result, self.language),
-            self.image: image,
-            self.counts: counts,
-            self.table: table,
-            **self._idle(wishes),
-        }
+        notice = states.notice(self._("detect.skipped", count=len(problems)), skipped) if problems else ""
+        shown = self.pictures.of(outcome, *values[4:7])
+        return {self.status: notice, **self.account(outcome.shown.result), **shown}
 
-    def _idle(self, wishes: Wishes) -> dict[Any, Any]:
-        """Buttons for the next run, and the plan with what this one taught."""
-        now = self.planning.show(wishes)
-        return {
-            self.run: gr.update(visible=True, interactive=now.fits),
-            self.stop: gr.update(visible=False),
-            self.card: now.card,
-            self.line: now.line,
-        }
+    # --- the camera
 
-    def _draw(self, shown: Shown | None, index: int, threshold: float, classes: Sequence[str]) -> list[Any]:
-        """One picture as filtered. No forward pass: everything above the floor was kept."""
-        if shown is None:
-            return [gr.skip(), gr.skip(), gr.skip()]
-        passing = Filter(threshold, tuple(classes))
-        seen = passing.of(shown.shots[index].seen)
-        words = self._("detect.alt", name=seen.name, found=view.spoken(seen, self.language))
-        return [
-            gr.update(value=view.drawn(shown, index, passing), alt_text=words),
-            view.counts_markup(seen, self.language),
-            view.table_markup(seen, self.language),
-        ]
-
-    def _save(self, save: Any, shown: Shown | None, threshold: float, classes: Sequence[str]) -> list[Any]:
-        if shown is None:
-            return [None, gr.skip()]
-        folder = Path(self.file.GRADIO_CACHE) / uuid.uuid4().hex
+    def _frame(
+        self, request: gr.Request, rgb: Any, pulse: Pulse | None, threshold: float, found: OwnFile | None, *values: Any
+    ) -> list[Any]:
+        """One frame through the lane."""
+        words, *wished_values = values
+        stays = [gr.skip()] * len(self.camera.shown)
+        beating = (pulse or Pulse()).at(time.monotonic())
+        if rgb is None:
+            return [*self.frames.said(beating, "detect.camera_none"), *stays]
+        if beating.over(time.monotonic()):
+            return [*self.frames.said(Pulse(), "detect.camera_over"), *self.camera.left(again=True)]
         try:
-            return [str(save(shown, Filter(threshold, tuple(classes)), folder)), gr.skip()]
+            own = self.own.read(found)
+            asked = Asked(
+                wished(self.panel.read(wished_values), own),
+                session=request.session_hash or "",
+                checkpoint=own.path if own is not None else None,
+            )
+            result = see(self.context.engine, rgb, Suppression(threshold), asked, names_for(own, words))
         except AnyhostError as error:
-            return [None, states.failed(error, self.language)]
+            return [*self.frames.failed(Pulse(), error), *self.camera.left(again=True)]
+        if result is None:
+            return [*self.frames.said(beating, "detect.camera_waits"), *stays]
+        beating = beating.beat(time.monotonic(), result.seconds)
+        return [*self.frames.of(result, rgb, beating), *stays]
 
-    @staticmethod
-    def _report(error: Exception) -> None:
-        if not isinstance(error, AnyhostError):
-            _log.error("a detection failed", exc_info=error)
+
+def _tabs_around(inside: gr.Tabs) -> gr.Tabs | None:
+    """The tabs that ``inside`` stands in, the page's own."""
+    block = inside.parent
+    while block is not None and not isinstance(block, gr.Tabs):
+        block = block.parent
+    return block

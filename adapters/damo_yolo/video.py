@@ -1,5 +1,6 @@
 """Detection through a video: batch after batch, written frame by frame, so that memory does not grow with length."""
 
+import csv
 import json
 import time
 from collections import Counter
@@ -13,7 +14,7 @@ from typing import Any, TextIO
 
 from adapters.damo_yolo.capacity import capacity, capacity_text
 from adapters.damo_yolo.draw import annotate
-from adapters.damo_yolo.exports import PREVIEW_NOTE, detections_record, settings_by
+from adapters.damo_yolo.exports import PREVIEW_NOTE, detections_record, harmless, settings_by
 from adapters.damo_yolo.pipeline import Detecting, Seen
 from adapters.damo_yolo.postprocess import Suppression
 from kit.exports import OutputError, safe_stem
@@ -29,6 +30,7 @@ VIDEO_KINDS = (
 )
 QUALITY = 21  # of H.264: boxes and names stay sharp at about half the bytes of the writer's own choice
 FALLBACK_FPS = 25.0
+VIDEO_COLUMNS = ("frame", "seconds", "label", "score", "left", "top", "right", "bottom", "weights")
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class VideoSeen:
         data: JSON lines: a head, a line for each frame looked at, an end.
         frames: frames looked at.
         most: by label, how many were seen at most in one frame.
-        seconds: what reading, detecting, drawing and writing took together.
-        detect_seconds: what detecting alone took.
+        seconds: what reading, detecting, drawing and writing took together, 0 for a run that was stopped.
+        detect_seconds: what detecting alone took, 0 as well.
         problem: why the file could not be read to its end, "" if it could.
     """
 
@@ -68,6 +70,7 @@ class VideoRequest:
         every: look at each how-manieth frame.
         out: folder for the annotated clip and its data.
         classes: the only ones wanted, all if empty.
+        names: what an own checkpoint's classes are called, in order; empty for what the file says.
     """
 
     path: Path
@@ -76,6 +79,7 @@ class VideoRequest:
     every: int = 1
     out: Path = Path("out")
     classes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     teaches = False  # its seconds are those of reading, drawing and writing as well
 
     @property
@@ -100,6 +104,7 @@ def video_request(
     every: int = 1,
     out: Path = Path("out"),
     classes: tuple[str, ...] = (),
+    names: tuple[str, ...] = (),
 ) -> VideoRequest:
     """A request for the video at ``path``.
 
@@ -108,7 +113,7 @@ def video_request(
     """
     if every < 1:
         raise InputError(f"every has to be at least 1 (all frames), not {every}")
-    return VideoRequest(path, probe_clip(path), settings, every, out, classes)
+    return VideoRequest(path, probe_clip(path), settings, every, out, classes, names)
 
 
 class _Account:
@@ -154,9 +159,10 @@ class _Frames:
 
 def _work(parts: Parts, request: VideoRequest) -> Work:
     weights = f"own file {parts.checkpoint.name}" if parts.checkpoint else parts.plan.provenance
-    settings = settings_by(parts.plan, weights, request.settings, request.classes) | {"every": request.every}
+    settings = settings_by(parts.plan, weights, request.settings, request.classes)
+    settings |= {"every": request.every, "options": settings["options"] | {"every": request.every}}
     frames, account = _Frames(request), _Account()
-    detecting = Detecting(parts, request.settings, request.classes)
+    detecting = Detecting(parts, request.settings, request.classes, names=request.names)
     note = PREVIEW_NOTE if weights == "preview" else ""
     with _outputs(request, settings) as (writer, data):
         incoming = iter(frames)
@@ -247,6 +253,53 @@ def read_data(lines: Iterable[str]) -> tuple[dict[str, Any], list[dict[str, Any]
     return (records[0] if records else {}), frames, ended
 
 
+def kept_of(out: Path, name: str) -> VideoSeen | None:
+    """What a run that did not come to its end has left in ``out``, its only user; None if nothing can be played."""
+    clip = next(iter(sorted(out.glob("*.mp4"))), None)
+    if clip is None or not clip.with_suffix(".jsonl").is_file():
+        return None
+    most: Counter[str] = Counter()
+    frames, size = 0, (0, 0)
+    with clip.with_suffix(".jsonl").open(encoding="utf-8") as lines:
+        for line in lines:
+            record = json.loads(line)
+            size = tuple(record.get("size", size))
+            if "frame" in record:
+                frames += 1
+                most |= Counter(found["label"] for found in record["detections"])
+    return VideoSeen(name, size, clip, clip.with_suffix(".jsonl"), frames, dict(most.most_common()), 0.0, 0.0, "")
+
+
+def head_of(data: Path) -> dict[str, Any]:
+    """The first line of a video's data: what it is of, and the settings."""
+    with data.open(encoding="utf-8") as lines:
+        head: dict[str, Any] = json.loads(next(lines))
+    return head
+
+
+def write_video_csv(data: Path, path: Path) -> Path:
+    """The detections of a video's data as CSV at ``path``, a row for each, line by line: of any length.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with data.open(encoding="utf-8") as lines, path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(VIDEO_COLUMNS)
+            weights = ""
+            for line in lines:
+                record = json.loads(line)
+                weights = harmless(record["settings"]["weights"]) if "settings" in record else weights
+                for found in record.get("detections", ()):
+                    named = (record["frame"], record["seconds"], harmless(found["label"]), found["score"])
+                    writer.writerow((*named, *found["box"], weights))
+    except OSError as error:
+        raise OutputError(f"{path} could not be written: {error}") from error
+    return path
+
+
 # --- for people -------------------------------------------------------------------------------------------------
 
 
@@ -266,15 +319,14 @@ def video_record(seen: VideoSeen) -> dict[str, Any]:
 
 
 def video_summary(seen: VideoSeen, language: str = "en") -> list[str]:
-    """What was seen and how fast, line by line."""
+    """What was seen and, if it ran to its end, how fast, line by line."""
     words = SUMMARY[language]
     counts = ", ".join(f"{count} {label}" for label, count in seen.most.items())
-    held, alone = capacity(seen.seconds, seen.frames), capacity(seen.detect_seconds, seen.frames)
-    lines = [
-        (words["seen"] if counts else words["nothing"]).format(name=seen.name, frames=seen.frames, counts=counts),
-        words["all"].format(capacity=capacity_text(held, language)),
-        words["detecting"].format(capacity=capacity_text(alone, language)),
-    ]
+    lines = [(words["seen"] if counts else words["nothing"]).format(name=seen.name, frames=seen.frames, counts=counts)]
+    if seen.seconds:
+        held, alone = capacity(seen.seconds, seen.frames), capacity(seen.detect_seconds, seen.frames)
+        lines.append(words["all"].format(capacity=capacity_text(held, language)))
+        lines.append(words["detecting"].format(capacity=capacity_text(alone, language)))
     return lines + ([words["problem"].format(problem=seen.problem)] if seen.problem else [])
 
 

@@ -1,31 +1,29 @@
-"""What the tab shows and saves of a detection run: pure functions over what was seen, no forward pass."""
+"""What the tab shows of a detection run: pure functions over what was seen, no forward pass."""
 
-import json
-import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from adapters.damo_yolo.capacity import capacity, capacity_text
 from adapters.damo_yolo.draw import annotate, colour_of
-from adapters.damo_yolo.job import detections_record, note_of, settings_of
+from adapters.damo_yolo.exports import cut_out, note_of
 from adapters.damo_yolo.pipeline import Seen
-from adapters.damo_yolo.postprocess import Detection, Suppression
-from kit.exports import free_path, safe_stem, write_bytes, write_json, write_png
-from kit.images import PREVIEW_SIDE, Picture, open_picture
+from adapters.damo_yolo.postprocess import Detection, Suppression, suppressed
+from kit.images import PREVIEW_SIDE, Picture
 from kit.parts.markup import div, element, para, table, text
 from kit.texts.labels import label
-from loader.errors import InputError
 from loader.outcome import Result
 
 SCORE_FLOOR = 0.05  # what is run at; the threshold of the page only filters what was seen above it
+DEFAULT_IOU = Suppression().iou_threshold
 MAX_ROWS = 200
+MAX_CUTS = 24
 SMALL_SIDE, THUMB_SIDE = 1000, 240
 
 
@@ -57,20 +55,37 @@ class Shown:
 
 @dataclass(frozen=True)
 class Filter:
-    """What of the seen is shown: at least ``threshold``, and of ``classes`` unless that is empty."""
+    """What of the seen is shown.
+
+    Attributes:
+        threshold: at least this sure, 0..1; below ``SCORE_FLOOR`` nothing more comes.
+        classes: the only names shown, all if empty.
+        iou: of two boxes of one class overlapping by more than this the surer is shown.
+    """
 
     threshold: float
     classes: tuple[str, ...] = ()
+    iou: float = DEFAULT_IOU
+
+    @property
+    def settings(self) -> Suppression:
+        """Thresholds and limits of a run that would give the same."""
+        return Suppression(score_threshold=self.threshold, iou_threshold=self.iou)
 
     def of(self, seen: Seen) -> Seen:
-        """``seen`` with what passes only.
+        """``seen`` as a run with these settings would have it, without one: candidates are suppressed anew.
 
-        Suppression never lets a surer box go for a less sure one, so this equals a run at this threshold.
+        Where none were kept, what was seen is filtered: a surer box never goes for a less sure one.
         """
-        passing = tuple(
-            d for d in seen.detections if d.score >= self.threshold and (not self.classes or d.label in self.classes)
-        )
-        return replace(seen, detections=passing)
+        if seen.candidates is None:
+            passing = tuple(d for d in seen.detections if d.score > self.threshold and self._shows(d.label))
+            return replace(seen, detections=passing)
+        wanted = [i for i, name in enumerate(seen.labels) if self._shows(name)]
+        found = suppressed(seen.candidates, labels=seen.labels, settings=self.settings, wanted=wanted)
+        return replace(seen, detections=found)
+
+    def _shows(self, name: str) -> bool:
+        return not self.classes or name in self.classes
 
 
 def shown(result: Result, opened: Sequence[tuple[Path, Picture]]) -> Shown:
@@ -91,13 +106,17 @@ def _preview(picture: Picture) -> bytes:
     return buffer.getvalue()
 
 
-def drawn(view: Shown, index: int, passing: Filter) -> NDArray[np.uint8]:
-    """The preview of one picture [H,W,3] uint8 with boxes."""
-    shot = view.shots[index]
-    rgb = np.array(Image.open(BytesIO(shot.preview)).convert("RGB"))
-    scale = rgb.shape[1] / shot.seen.size[1], rgb.shape[0] / shot.seen.size[0]
-    boxes = [_scaled(found, scale) for found in passing.of(shot.seen).detections]
+def drawn(view: Shown, index: int, seen: Seen) -> NDArray[np.uint8]:
+    """The preview of one picture [H,W,3] uint8 with the boxes of ``seen``, which is the picture's as filtered."""
+    rgb, scale = _preview_of(view.shots[index])
+    boxes = [_scaled(found, scale) for found in seen.detections]
     return annotate(rgb, boxes, note=note_of(view.result))
+
+
+def _preview_of(shot: Shot) -> tuple[NDArray[np.uint8], tuple[float, float]]:
+    """The preview [H,W,3] and its pixels to one of the picture, across and down."""
+    rgb = np.array(Image.open(BytesIO(shot.preview)).convert("RGB"))
+    return rgb, (rgb.shape[1] / shot.seen.size[1], rgb.shape[0] / shot.seen.size[0])
 
 
 def thumbnail(shot: Shot) -> NDArray[np.uint8]:
@@ -106,6 +125,21 @@ def thumbnail(shot: Shot) -> NDArray[np.uint8]:
     image.draft("RGB", (THUMB_SIDE, THUMB_SIDE))
     image.thumbnail((THUMB_SIDE, THUMB_SIDE))
     return np.array(image.convert("RGB"))
+
+
+def cuts(view: Shown, index: int, seen: Seen) -> list[tuple[NDArray[np.uint8], str]]:
+    """The surest objects of ``seen`` cut out of the picture's preview, small, each with its name and score."""
+    rgb, scale = _preview_of(view.shots[index])
+    return [
+        (_small(cut_out(rgb, _scaled(found, scale).box)), f"{found.label} {found.score:.2f}")
+        for found in seen.detections[:MAX_CUTS]
+    ]
+
+
+def _small(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    image = Image.fromarray(np.ascontiguousarray(rgb))
+    image.thumbnail((THUMB_SIDE, THUMB_SIDE))
+    return np.array(image)
 
 
 def _scaled(found: Detection, scale: tuple[float, float]) -> Detection:
@@ -160,68 +194,15 @@ def weights_markup(view: Shown, language: str) -> str:
     if not note:
         return ""
     known = view.shots[0].seen.labels
-    words = label("detect.preview", language, note=note, count=len(known), names=", ".join(known))
+    return note_markup(label("detect.preview", language, note=note, count=len(known), names=", ".join(known)))
+
+
+def note_markup(words: str) -> str:
+    """Something to know about everything shown below it."""
     return div("ah-note", element("p", text(words)), role="note")
 
 
-# --- files ------------------------------------------------------------------------------------------------------
-
-
-def annotated_files(view: Shown, passing: Filter, folder: Path) -> list[Path]:
-    """A PNG of each picture at full size, with its boxes, and the settings inside.
-
-    Raises:
-        InputError: a picture is no longer there.
-        OutputError: the disk is full or the folder cannot be written.
-    """
-    settings = _settings(view, passing)
-    files = []
-    for shot in view.shots:
-        name = shot.seen.name
-        if not shot.path.is_file():
-            raise InputError(f"{name} is no longer kept here (pictures are deleted after an hour): run it again")
-        rgb = annotate(open_picture(shot.path).rgb, passing.of(shot.seen).detections, note=note_of(view.result))
-        files.append(write_png(free_path(folder, f"{safe_stem(name)}-detections", ".png"), rgb, settings))
-    return files
-
-
-def save_pictures(view: Shown, passing: Filter, folder: Path) -> Path:
-    """The annotated picture at full size as PNG with its settings inside; of several, a ZIP of them.
-
-    Raises:
-        InputError: a picture is no longer there.
-        OutputError: the disk is full or the folder cannot be written.
-    """
-    files = annotated_files(view, passing, folder)
-    if len(files) == 1:
-        return files[0]
-    buffer = BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for file in files:
-            archive.write(file, file.name)
-            file.unlink()
-        archive.writestr("detections.json", json.dumps(record(view, passing), indent=1, ensure_ascii=False))
-    return write_bytes(folder / "detections.zip", buffer.getvalue())
-
-
-def save_data(view: Shown, passing: Filter, folder: Path) -> Path:
-    """What is shown as JSON.
-
-    Raises:
-        OutputError: the disk is full or the folder cannot be written.
-    """
-    stem = safe_stem(view.shots[0].seen.name) + "-" if len(view.shots) == 1 else ""
-    return write_json(folder / f"{stem}detections.json", record(view, passing))
-
-
-def record(view: Shown, passing: Filter) -> dict[str, Any]:
-    """``{pictures[{picture, detections[{label, score, box}]}], settings}``, boxes xyxy in pixels of the original."""
-    pictures = [
-        {"picture": shot.seen.name, "detections": detections_record(passing.of(shot.seen))} for shot in view.shots
-    ]
-    return {"pictures": pictures, "settings": _settings(view, passing)}
-
-
-def _settings(view: Shown, passing: Filter) -> dict[str, Any]:
-    settings = settings_of(view.result, Suppression(score_threshold=passing.threshold))
-    return settings | ({"classes": list(passing.classes)} if passing.classes else {})
+def streams_markup(seconds: float, pictures: int, language: str) -> str:
+    """What the machine keeps up with, from a measured run."""
+    held = capacity_text(capacity(seconds, pictures), language)
+    return para("ah-dim ah-streams", label("detect.streams", language, capacity=held))

@@ -82,6 +82,15 @@ class CameraPanel:
     def controls(self) -> list[Any]:
         return [self.source, self.film, self.fov, *self.numbers, self.file]
 
+    def settings(self) -> dict[str, Any]:
+        """The controls by the names of ``saving.camera_options``."""
+        return {
+            "camera": self.source,
+            "film_mm": self.film,
+            "fov": self.fov,
+            **dict(zip(INTRINSICS, self.numbers, strict=True)),
+        }
+
     def read(self, values: Sequence[Any]) -> CameraWish:
         """What ``values`` of the controls say.
 

@@ -14,12 +14,13 @@ from adapters.metric3d.saving import Scaled, record
 from adapters.metric3d.spec import SPEC
 from adapters.metric3d.view import Look, Shown, picture_files, shown
 from kit.parts.context import LANE, PageContext
+from kit.running import Asked
 from kit.sizes import read_size
 from kit.texts import EVENTS_OF, error_text
 from kit.texts.labels import label
 from loader.errors import AnyhostError, InputError
 from loader.host import Dtype
-from loader.outcome import Cancel, Result
+from loader.outcome import Result
 from loader.wishes import Wishes
 
 
@@ -79,7 +80,7 @@ class Endpoint:
             camera = wish_of({"focal_px": focal_px, "fov": fov, "f35mm": f35mm})
             opened, problems = open_shots([Path(p) for p in pictures or ()], camera)
             request = DepthRequest(tuple(shot for _, shot in opened))
-            for item in measure(self.context.engine, request, wishes, Cancel()):
+            for item in measure(self.context.engine, request, Asked(wishes)):
                 if isinstance(item, Result):
                     yield self._answer(shown(item, opened), problems, cloud=cloud)
                 else:

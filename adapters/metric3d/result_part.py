@@ -1,8 +1,5 @@
 """What the tab shows of a depth run: comparison, measuring with clicks, three dimensions, a video, and files."""
 
-import uuid
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -13,16 +10,14 @@ from adapters.metric3d.saving import clip_scale, save_clip
 from adapters.metric3d.view import Look, Shown
 from kit.parts import states
 from kit.parts.context import QUIET
+from kit.parts.picture_input import thumbnails
 from kit.parts.plain import html
+from kit.parts.saving import Saving
 from kit.texts.labels import label
 from loader.errors import AnyhostError
 from loader.outcome import Result
 
 KEPT_SECONDS = 3600
-# The browser fetches what was just written; a button of its own would need the file before it is asked for.
-FETCH_JS = """(file) => { for (const one of [file].flat()) { if (one && one.url) {
-  const a = document.createElement('a'); a.href = one.url; a.download = one.orig_name || '';
-  document.body.append(a); a.click(); a.remove(); } } }"""
 
 
 class ResultPart:
@@ -60,7 +55,7 @@ class ResultPart:
                 self.save_all = gr.Button(self._("depth.save_all"), size="sm", elem_id="depth-save-all")
                 self.save_ply = gr.Button(self._("depth.save_points"), size="sm", elem_id="depth-save-points")
                 self.save_glb = gr.Button(self._("depth.save_surface"), size="sm", elem_id="depth-save-surface")
-        self.file = gr.File(label=self._("detect.file"), elem_classes="ah-off")
+        self.saving = Saving(language, status)
         self._wire()
 
     @property
@@ -73,20 +68,7 @@ class ResultPart:
     # --- layout
 
     def _build_strip(self) -> None:
-        self.strip = gr.Gallery(
-            label=self._("detect.strip"),
-            show_label=False,
-            container=False,
-            format="jpeg",
-            columns=6,
-            height="auto",
-            object_fit="cover",
-            allow_preview=False,
-            interactive=False,
-            buttons=[],
-            visible=False,
-            elem_id="depth-strip",
-        )
+        self.strip = thumbnails(self._("detect.strip"), elem_id="depth-strip", format="jpeg", visible=False)
 
     def _build_compare(self) -> None:
         self.layer = gr.Radio(
@@ -162,9 +144,7 @@ class ResultPart:
             (self.save_ply, view.save_points),
             (self.save_glb, view.save_surface),
         ):
-            button.click(
-                lambda shown, look, save=save: self._save(save, shown, look), seen, [self.file, self._status], **QUIET
-            ).then(None, [self.file], None, js=FETCH_JS, **QUIET)
+            self.saving.on(button, lambda folder, shown, look, save=save: shown and save(shown, look, folder), seen)
 
     @property
     def _drawn(self) -> list[Any]:
@@ -208,18 +188,12 @@ class ResultPart:
         return [drawn, view.readout_markup(shown, look, self._language)]
 
     def _surface(self, shown: Shown | None, look: Look) -> list[Any]:
-        return [gr.skip(), gr.skip()] if shown is None else self._save(view.save_surface, shown, look)
-
-    def _save(self, save: Callable[[Shown, Look, Path], Path], shown: Shown | None, look: Look) -> list[Any]:
         if shown is None:
-            return [None, gr.skip()]
+            return [gr.skip(), gr.skip()]
         try:
-            return [str(save(shown, look, self._folder())), gr.skip()]
+            return [str(view.save_surface(shown, look, self.saving.folder())), gr.skip()]
         except AnyhostError as error:
             return [None, states.failed(error, self._language)]
-
-    def _folder(self) -> Path:
-        return Path(self.file.GRADIO_CACHE) / uuid.uuid4().hex
 
     # --- finished runs
 
@@ -246,7 +220,7 @@ class ResultPart:
         """Updates that show a run of a video."""
         (clip,) = result.outputs
         assert isinstance(clip, MeasuredClip), "a clip is measured as one"
-        video, _ = save_clip(clip, result, self._folder())
+        video, _ = save_clip(clip, result, self.saving.folder())
         return {
             self.box: gr.update(visible=True),
             self.view: None,

@@ -1,42 +1,30 @@
 """One depth request from files to a result: shared by the tab and the endpoint."""
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from adapters.metric3d.camera import CameraWish
 from adapters.metric3d.pipeline import ClipRequest, DepthRequest, Shot, shot_of
 from adapters.metric3d.spec import SPEC
-from kit.pace import Pace
+from kit.running import Asked, told
+from kit.uploads import check_picture
 from loader.engine import Engine
 from loader.errors import InputError
-from loader.outcome import Cancel, Result, Step
-from loader.wishes import Wishes
+from loader.outcome import Result, Step
 
-TELL_EVERY = 0.15  # seconds between two steps told: nobody reads faster, and each costs a message to the browser
 MAX_PICTURES = 32
 MAX_MEGAPIXELS = 300  # of all pictures of one request together: 0.9 GB as RGB
 
 Opened = tuple[Path, Shot]
 
 
-def measure(
-    engine: Engine, request: DepthRequest | ClipRequest, wishes: Wishes, cancel: Cancel
-) -> Iterator[Step | Result]:
-    """Steps as it goes, then the result. Closing the iterator ends the run at the next unit.
+def measure(engine: Engine, request: DepthRequest | ClipRequest, asked: Asked) -> Generator[Step | Result, None, None]:
+    """Steps as it goes, then the result. Closing it ends the run at the next unit.
 
     Raises:
         AnyhostError: as ``Engine.run``.
     """
-    told, pace = 0.0, Pace()
-    with closing(engine.run(SPEC, request, wishes, cancel=cancel)) as items:
-        for item in items:
-            if isinstance(item, Result):
-                yield item
-            elif time.monotonic() - told > TELL_EVERY:
-                told = time.monotonic()
-                yield pace.of(item)
+    return told(engine, SPEC, request, asked)
 
 
 def open_shots(paths: Sequence[Path], wish: CameraWish) -> tuple[tuple[Opened, ...], tuple[InputError, ...]]:
@@ -57,6 +45,7 @@ def open_shots(paths: Sequence[Path], wish: CameraWish) -> tuple[tuple[Opened, .
     pixels = 0
     for path in paths:
         try:
+            check_picture(path)
             shot = shot_of(path, wish)
         except InputError as error:
             problems.append(error)

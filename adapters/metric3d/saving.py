@@ -20,6 +20,7 @@ from adapters.metric3d.geometry import Floats
 from adapters.metric3d.pipeline import Measured, MeasuredClip
 from adapters.metric3d.visuals import normal_colours
 from kit.exports import free_path, safe_stem, write_bytes, write_json, write_png
+from kit.settings import restorable
 from kit.texts.labels import label
 from kit.video import ClipWriter
 from loader.outcome import Result
@@ -72,7 +73,20 @@ def settings_of(result: Result, camera: Camera, factor: float = 1.0) -> dict[str
         "dtype": plan.component("depth_model").compute_dtype,
         "camera": camera_record(camera),
         **known,
+        **restorable(plan, camera_options(camera)),
     }
+
+
+def camera_options(camera: Camera) -> dict[str, Any]:
+    """What was said of the camera, by the names of the controls that say it; of a file, the numbers in it."""
+    if camera.source == "typed":
+        known = camera.intrinsics
+        return {"camera": "typed", **{n: round(float(getattr(known, n)), 3) for n in ("fx", "fy", "cx", "cy")}}
+    if camera.source == "fov":
+        return {"camera": "fov", "fov": camera.figures["fov"]}
+    if camera.source == "film":
+        return {"camera": "film", "film_mm": camera.figures["mm"]}
+    return {"camera": "auto"}
 
 
 def depth_m(depth: NDArray[np.floating]) -> dict[str, float]:

@@ -268,7 +268,8 @@ def readout_markup(view: Shown, look: Look, language: str) -> str:
     head = label("depth.click_second", language)
     if len(points) == 2:
         head = label("depth.length", language, length=metres(length(*points)))
-    return element("p", element("strong", text(head))) + "".join(para("ah-dim", line) for line in lines)
+    told = element("p", element("strong", text(head)), data_say=" ".join([head, *lines]))
+    return told + "".join(para("ah-dim", line) for line in lines)
 
 
 def weights_markup(result: Result, language: str) -> str:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +28,8 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[Served]:
-    """Start ``app.py``, wait for its first answer, and end it."""
+def served(folder: Path, command: Sequence[str] = ("app.py",), **variables: str) -> Iterator[Served]:
+    """Start ``app.py`` or what stands in for it, wait for its first answer, and end it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -41,22 +41,23 @@ def served(folder: Path) -> Iterator[Served]:
         "HTTP_PROXY": NOWHERE,
         "HTTPS_PROXY": NOWHERE,
         "NO_PROXY": "127.0.0.1,localhost",
+        **variables,
     }
     log = folder / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "app.py", "--port", str(port)], cwd=ROOT, env=environ, stdout=output, stderr=output
+            [sys.executable, *command, "--port", str(port)], cwd=ROOT, env=environ, stdout=output, stderr=output
         )
     try:
         url = f"http://127.0.0.1:{port}/"
-        _wait(process, url, log)
+        wait_for(process, url, log)
         yield Served(url, folder / "cache")
     finally:
         process.terminate()
         process.wait(30)
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def wait_for(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     end = time.monotonic() + START_LIMIT
     while time.monotonic() < end:

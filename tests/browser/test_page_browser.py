@@ -145,7 +145,7 @@ def test_wishes_plan_anew_before_anything_runs(page: Page) -> None:
     expect(page.locator("#detect-plan")).to_contain_text("in fp32")
     expect(page.locator("#detect-run")).to_be_enabled()
     wish("Model", "S: Small, 46.0 mAP")
-    expect(page.locator("#detect-plan .ah-consequence")).to_contain_text("variant")
+    expect(page.locator("#detect-plan .ah-consequence")).to_contain_text("Model: T → S")
     expect(page.locator("#detect-plan")).to_contain_text("68.1 MB")
 
 

@@ -10,20 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapters.metric3d.networks.config import ConvNextVariant
-from adapters.metric3d.networks.layers import ChannelLayerNorm
+from adapters.metric3d.networks.layers import ChannelLayerNorm, PictureConv
 
 LAYER_NORM_EPS = 1e-6
 
 
 class Stem(nn.Sequential):
-    """One value per 4×4 pixels."""
+    """One value per 4×4 pixels: ``[B, 3, H, W]`` of any floating dtype to ``[B, C, H // 4, W // 4]``."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__(nn.Conv2d(3, channels, 4, stride=4), ChannelLayerNorm(channels, eps=LAYER_NORM_EPS))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` of any floating dtype to ``[B, C, H // 4, W // 4]`` of the weights'."""
-        return super().forward(images.to(next(self.parameters()).dtype))
+        super().__init__(PictureConv(3, channels, 4, stride=4), ChannelLayerNorm(channels, eps=LAYER_NORM_EPS))
 
 
 class ConvNextBlock(nn.Module):

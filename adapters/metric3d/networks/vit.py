@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from adapters.metric3d.networks.attention import Attention
 from adapters.metric3d.networks.config import VitConfig
+from adapters.metric3d.networks.layers import PictureConv
 from adapters.metric3d.networks.precision import resize_to
 
 PATCH = 14
@@ -40,11 +41,11 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, width, PATCH, stride=PATCH)
+        self.proj = PictureConv(3, width, PATCH, stride=PATCH)
 
     def forward(self, images: Tensor) -> Tensor:
         """``[B, 3, 14h, 14w]`` of any floating dtype to ``[B, h * w, C]`` of the weights'."""
-        return self.proj(images.to(self.proj.weight.dtype)).flatten(2).transpose(1, 2)
+        return self.proj(images).flatten(2).transpose(1, 2)
 
 
 class Mlp(nn.Module):

@@ -11,6 +11,7 @@ from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
 from cluster.board import Standing
+from loader.downloads import Downloads
 from loader.errors import AnyhostError, InputError, RunError
 from loader.folders import Folders
 from loader.host import Host
@@ -33,6 +34,8 @@ class ClusterEngine:
 
     def __init__(self, handle: DeploymentHandle, board: Any, folders: Folders) -> None:
         self._handle, self._board, self.folders = handle, board, folders
+        self.accepted: frozenset[str] = frozenset()
+        self.downloads = Downloads(folders)
 
     @property
     def host(self) -> Host:
@@ -72,10 +75,13 @@ class ClusterEngine:
             raise InputError("own checkpoints run on one machine: start the page without --ray for them")
         cancel = cancel or Cancel()
         lost: list[TraceEntry] = []
+        terms = self.accepted | settings.get("accepted", frozenset())
         while len(lost) < TRIES:
             replica = ""
             try:
-                for replica, item in self._items(spec, request, wishes or Wishes(), settings, cancel):
+                for replica, item in self._items(
+                    spec, request, wishes or Wishes(), {**settings, "accepted": terms}, cancel
+                ):
                     if isinstance(item, Result):
                         yield replace(item, trace=(*lost, *item.trace))
                     else:

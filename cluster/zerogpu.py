@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from adapters import adapter
-from loader import acceptance
 from loader.engine import Engine
 from loader.errors import AnyhostError, DoesNotFitError
 from loader.host import Host
-from loader.opened import fetched
 from loader.outcome import Cancel, Result, Step
 from loader.plan import Plan
 from loader.spec import AdapterSpec
@@ -93,9 +91,7 @@ class ZeroGpuEngine:
             yield from self._engine.run(spec, request, wishes, cancel=cancel, checkpoint=checkpoint, **settings)
             return
         if checkpoint is None:
-            accepted = self._engine.accepted | settings.get("accepted", frozenset())
-            acceptance.require(spec.variant(made.variant).weights, accepted)
-            yield from fetched(made, self._engine.folders, cancel)
+            made = yield from self._engine.fetch(spec, wishes, cancel, settings.get("accepted", frozenset()))
         seconds = seconds_wanted(made, max(1, getattr(request, "items", 1)))
         yield Step("asking_for_card", 0, 1, detail={"seconds": seconds})
         stop = self._stops / f"{time.monotonic_ns()}-{threading.get_ident()}"

@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from commands import exits
+from commands.engines import engine_for
 from kit.texts import LANGUAGES, language_from
 from loader.errors import InputError
 
 if TYPE_CHECKING:
     from kit.parts.context import Admin
+    from loader.engine import Engine
 
 PORT, HOST_NAME = 7860, "127.0.0.1"
 
@@ -28,6 +30,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--host-name", help=f"address to listen on; default: {HOST_NAME}, or GRADIO_SERVER_NAME")
     parser.add_argument("--share", action="store_true", help="also through a public link of Gradio's (needs a network)")
     parser.add_argument("--language", choices=tuple(LANGUAGES), help="of the page; default: ANYHOST_LANGUAGE, else en")
+    parser.add_argument("--ray", action="store_true", help="compute on Ray Serve replicas, here or at RAY_ADDRESS")
+    parser.add_argument("--replicas", help="with --ray: how many, or from-to (default: 1)")
+    parser.add_argument("--cores", type=int, help="with --ray: processor cores of a replica")
     parser.set_defaults(main=main)
 
 
@@ -35,6 +40,8 @@ def main(args: Any) -> int:
     port = args.port if args.port is not None else _port_from(os.environ.get("GRADIO_SERVER_PORT", ""))
     host_name = args.host_name or os.environ.get("GRADIO_SERVER_NAME") or HOST_NAME
     language = args.language or language_from(os.environ)
+    if not args.ray and (args.replicas or args.cores):
+        raise InputError("--replicas and --cores go with --ray")
     _check_free(host_name, port)
     # Read by Gradio and the Hub's library when they are imported: nothing is reported to anyone.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -42,15 +49,16 @@ def main(args: Any) -> int:
     with tempfile.TemporaryDirectory(prefix="anyhost-") as kept:
         # Visitors' files live below a folder of this process, gone when it ends; Gradio's own is shared by all users.
         os.environ.setdefault("GRADIO_TEMP_DIR", kept)
-        return _serve(host_name, port, language, share=args.share)
+        replicas = (args.replicas or "1") if args.ray else ""
+        with engine_for(replicas=replicas, cores=args.cores) as engine:
+            return _serve(engine, (host_name, port), language, share=args.share)
 
 
-def _serve(host_name: str, port: int, language: str, *, share: bool) -> int:
-    from commands.machine import this_machine
+def _serve(engine: "Engine", address: tuple[str, int], language: str, *, share: bool) -> int:
     from loader.acceptance import Record
     from page.build import build, launch_options
 
-    engine = this_machine().engine()
+    host_name, port = address
     admin = administrators(host_name, share=share, environ=os.environ)
     if admin == "local":
         # Whoever accepted terms on this machine's command line is the one who sits before its page.
@@ -60,14 +68,13 @@ def _serve(host_name: str, port: int, language: str, *, share: bool) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
-        _, address, public = page.launch(
+        _, url, public = page.launch(
             server_name=host_name, server_port=port, share=share, prevent_thread_lock=True, **launch_options()
         )
-        print(f"Anyhost is at {address}" + (f" and {public}" if public else "") + "  (Ctrl+C ends it)", flush=True)
+        print(f"Anyhost is at {url}" + (f" and {public}" if public else "") + "  (Ctrl+C ends it)", flush=True)
         stop.wait()
     finally:
         page.close(verbose=False)
-        engine.close()
     return exits.DONE
 
 

@@ -19,7 +19,7 @@ from loader.decision import Failure, Limits, Situation
 from loader.downloads import Downloads
 from loader.drive import Driver, Journey, difference, short
 from loader.errors import AnyhostError, DoesNotFitError, InputError, NoRoomError, RunError, WeightsUnavailableError
-from loader.folders import Folders
+from loader.folders import Folders, find
 from loader.host import Host
 from loader.knowledge import Knowledge
 from loader.lanes import MAX_WAITING, Lanes, Ticket
@@ -336,6 +336,33 @@ class Engine:
             )
         if self._log is not None:
             self._log.write(result)
+
+    def fetch(
+        self, spec: AdapterSpec, wishes: Wishes, cancel: Cancel, accepted: frozenset[str] = frozenset()
+    ) -> Generator[Step, None, Plan]:
+        """Have the weights of a request on this disk without running it; returns the plan they are for.
+
+        Raises:
+            DoesNotFitError, LicenceNotAcceptedError, WeightsError, Cancelled: as ``run``.
+        """
+        job = _Job(spec, None, wishes, None, accepted, "")
+        made, _ = yield from self._files(job, self._permitted(job), Journey.new(cancel))
+        return made
+
+    def preload(self, spec: AdapterSpec) -> Plan | None:
+        """Load and place a model before anybody asks for it, from what is on this disk; None where nothing fits or is.
+
+        With the preview weights where the published ones are not here.
+        """
+        for wishes in (Wishes(), *([Wishes(variant=spec.preview)] if spec.preview else [])):
+            made = self.plan(spec, wishes)
+            wanted = spec.variant(made.variant).weights
+            found = {w.file: there.path for w in wanted if (there := find(w, self.folders)) is not None}
+            if made.fits and len(found) == len(wanted):
+                opened = self._opened[self._slot(made)] = open_plan(made, found, None, self.residency)
+                opened.wake()
+                return made
+        return None
 
     def close(self, name: str | None = None) -> None:
         """Put one adapter away, or end all work and put everything away."""

@@ -127,6 +127,14 @@ class Opened:
         self.announced = announced(self.pipeline, request, self.plan)
         self._tenant.begin(self.announced)
 
+    def wake(self) -> None:
+        """Load what every request uses, before the first comes."""
+        variant = self.plan.situation.spec.variant(self.plan.variant)
+        names = tuple(component.name for component in variant.components if not component.optional)
+        self._tenant.begin(names)
+        for name in names:
+            self._tenant.awake(name)
+
     def rest(self) -> None:
         """After a run: everything that need not be awake goes to sleep."""
         self._tenant.rest()

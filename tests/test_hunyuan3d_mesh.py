@@ -10,6 +10,7 @@ from adapters.hunyuan3d import cameras, grid, mesh, prepare, texture
 from adapters.hunyuan3d.mesh import Mesh
 from adapters.hunyuan3d.networks import build
 from loader.errors import InputError
+from loader.measure import PeakMeter
 from tests.hunyuan3d_cases import analytic_sdf, assert_case, network, normal, seven_views, svrm_tiny
 from tests.parity.case import case
 
@@ -59,6 +60,26 @@ def test_grid_case():
 def test_grid_takes_one_object():
     with pytest.raises(ValueError, match="1 object"):
         grid.sdf_grid(build("triplane_decoder", "svrm", triplane_dim=2), torch.zeros(2, 3, 2, 4, 4), 8)
+
+
+def test_the_grid_takes_little_more_memory_than_itself():
+    decoder = build("triplane_decoder", "svrm")
+    planes = torch.zeros(1, 3, 120, 256, 256)
+    with PeakMeter("cpu", interval=0.001) as meter:
+        sdf = grid.sdf_grid(decoder, planes, 128)
+    tables = 4 * 64 * 128**2 * 4 + 128**2 * 120 * 4
+    assert sdf.shape == (128, 128, 128)
+    assert meter.bytes["host"] < 3 * (sdf.numel() * 4 + tables)
+
+
+def test_slabs_are_parts_of_the_grid():
+    decoder = network("triplane_decoder", "svrm", triplane_dim=8)
+    planes = normal(1, 3, 8, 16, 16, seed=41)
+    whole = grid.sdf_grid(decoder, planes, 20)
+    slabs = [grid.sdf_slab(decoder, planes, 20, rows, extent=0.6) for rows in ((0, 7), (7, 19), (19, 20))]
+    torch.testing.assert_close(torch.cat(slabs), whole, atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="rows 5 to 21 are not within a grid of 20"):
+        grid.sdf_slab(decoder, planes, 20, (5, 21))
 
 
 # The mesh

@@ -167,6 +167,13 @@ def test_steps_must_be_possible():
     assert len(views.make_schedule("std", 7).sigmas) == 8
 
 
+def test_timesteps_survive_a_lower_precision():
+    """In bf16, 979 would become 980: what is not floating is not cast."""
+    carried = exact(979.3878)
+    assert not carried.is_floating_point()
+    assert carried.view(torch.float32).item() == np.float32(979.3878)
+
+
 # The loops
 
 

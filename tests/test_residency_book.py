@@ -148,7 +148,9 @@ def test_as_much_is_set_aside_as_others_leave():
     of.add("busy", "other", resident(60), SECONDS)
     wake(of, "busy")
     of.lock("busy")
-    of.reserve("run", {CARD: 70})
+    of.add("idle", "other", resident(30), SECONDS)
+    wake(of, "idle")
+    assert of.reserve("run", {CARD: 70}) == (Move("idle", "asleep"),)
     assert of.reserved["run"] == {CARD: 40}
 
 

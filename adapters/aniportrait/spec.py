@@ -139,6 +139,8 @@ PUBLISHED = Variant(
             3_758_596,
             APACHE,
             fills=("face_mesh",),
+            bytes_exact=True,
+            sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
         ),
         _file("audio2mesh.pt", 382_000_000, ("audio2mesh",)),
         _file("audio2pose.pt", 481_500_000, ("audio2pose",)),

@@ -120,8 +120,12 @@ def make_scheduler(files: Mapping[str, Path], steps: int) -> DDPMScheduler:
 
 def draw_picture(parts: Parts, request: MeshRequest, side: int) -> Generator[Step | Unit, Any, Image.Image]:
     """The picture of the request's words, RGB, ``side`` × ``side``."""
-    prompt = yield Unit("words", "prompt_encoder", partial(_encode, parts, request.words))
-    yield Step("mesh_words", 1, 1)
+    yield Step("mesh_words", 0, 2)
+    texts = [NEGATIVE, request.words.strip() + SUFFIX]
+    first = yield Unit("words", "prompt_encoder", partial(_encode, parts, texts))
+    yield Step("mesh_words", 1, 2)
+    second = yield Unit("words, mT5", "prompt_encoder_t5", partial(_encode_t5, parts, texts))
+    prompt = Prompt(*first, *second)
     scheduler = make_scheduler(parts.files, request.draw_steps)
     dice = Dice.thrown(request.draw_seed)
     noise, dice = dice.use(lambda generator: draw((1, 4, side // 8, side // 8), torch.device("cpu"), generator))
@@ -133,14 +137,18 @@ def draw_picture(parts: Parts, request: MeshRequest, side: int) -> Generator[Ste
     return (yield Unit("drawing", "painter_vae", partial(_decode, parts, latents)))
 
 
-def _encode(parts: Parts, words: str, plan: Plan) -> Prompt:
+def _encode(parts: Parts, texts: list[str], plan: Plan) -> tuple[Tensor, Tensor]:
     del plan
-    texts = [NEGATIVE, words.strip() + SUFFIX]
     numbers, mask = tokens(texts, parts.files, TOKENS)
-    states = parts.call("prompt_encoder", numbers, attention_mask=mask)[0].float().cpu()
-    numbers_t5, mask_t5 = tokens_t5(texts, parts.files, TOKENS_T5)
-    states_t5 = parts.call("prompt_encoder_t5", numbers_t5, attention_mask=mask_t5)[0].float().cpu()
-    return Prompt(states, mask, states_t5, mask_t5)
+    states: Tensor = parts.call("prompt_encoder", numbers, attention_mask=mask)[0]
+    return states.float().cpu(), mask
+
+
+def _encode_t5(parts: Parts, texts: list[str], plan: Plan) -> tuple[Tensor, Tensor]:
+    del plan
+    numbers, mask = tokens_t5(texts, parts.files, TOKENS_T5)
+    states: Tensor = parts.call("prompt_encoder_t5", numbers, attention_mask=mask)[0]
+    return states.float().cpu(), mask
 
 
 def _run_step(step: Any, latents: Tensor, dice: Dice, plan: Plan) -> tuple[Tensor, Dice]:

@@ -89,8 +89,7 @@ def _with_background(cut: Image.Image) -> Image.Image:
 def make_views(parts: Parts, cut: Image.Image, seed: int) -> Stage:
     """Six RGB views, azimuth 0° to 300°, then the picture as reconstruction sees it."""
     variant, condition = base_of(parts.plan), prepare.condition_picture(cut)
-    yield Step("mesh_looking", 0, 1)
-    prompt, added = yield Unit("looking", "vision_encoder", partial(_look, parts, condition))
+    prompt, added = yield from _look(parts, condition)
     sampler = views.make_schedule(variant, parts.plan.steps)
     (reference, latents), dice = yield Unit("latents", "vae", partial(_start, parts, condition, Dice.thrown(seed)))
     course = Course(sampler, Conditions(reference, prompt, added), VIEW_MODELS[variant].guidance)
@@ -102,17 +101,30 @@ def make_views(parts: Parts, cut: Image.Image, seed: int) -> Stage:
     return (*views.split_views(variant, picture), views.handed_on(variant, condition))
 
 
-def _look(parts: Parts, condition: Image.Image, plan: Plan) -> tuple[Tensor, dict[str, Tensor] | None]:
+def _look(parts: Parts, condition: Image.Image) -> Stage:
     """What the UNet is told of the picture: its prompt and, for "std", its added conditions."""
     pixels = prepare.clip_pixels(condition)
-    first: Tensor = parts.call("vision_encoder", pixels).image_embeds.float().cpu()
-    if base_of(plan) == "lite":
-        numbers = torch.tensor([views.EMPTY_PROMPT_TOKENS])
-        text: Tensor = parts.call("text_encoder", numbers).last_hidden_state.float().cpu()
+    yield Step("mesh_looking", 0, 2)
+    first = yield Unit("vision encoder", "vision_encoder", partial(_embedded, parts, "vision_encoder", pixels))
+    yield Step("mesh_looking", 1, 2)
+    if base_of(parts.plan) == "lite":
+        text = yield Unit("empty prompt", "text_encoder", partial(_empty_prompt, parts))
         return views.lite_prompt(text, first, _ramp(parts, "mvd_lite")), None
-    second: Tensor = parts.call("vision_encoder_2", pixels).image_embeds.float().cpu()
+    second = yield Unit("vision encoder 2", "vision_encoder_2", partial(_embedded, parts, "vision_encoder_2", pixels))
     empty, pooled = (_stored(parts, name) for name in ("uc_text_emb", "uc_text_emb_2"))
     return views.std_conditions(empty, pooled, (first, second), _ramp(parts, "mvd_std"))
+
+
+def _embedded(parts: Parts, component: str, pixels: Tensor, plan: Plan) -> Tensor:
+    del plan
+    embeds: Tensor = parts.call(component, pixels).image_embeds
+    return embeds.float().cpu()
+
+
+def _empty_prompt(parts: Parts, plan: Plan) -> Tensor:
+    del plan
+    states: Tensor = parts.call("text_encoder", torch.tensor([views.EMPTY_PROMPT_TOKENS])).last_hidden_state
+    return states.float().cpu()
 
 
 def _ramp(parts: Parts, folder: str) -> list[float]:

@@ -97,7 +97,7 @@ class ControlsPart:
         )
         with gr.Row():
             self._number("seed", 42, 0, MAX_SEED)
-            self._number("pictures", 1, 1, MAX_PICTURES)
+            self._number("pictures", 1, 1, MAX_PICTURES, elem_id="identity-count")
         self.dice = gr.Button(self._("dice"), size="sm", elem_id="identity-dice")
         self._slider("guidance", (0.0, 20.0), step=0.5)
         self.named["scheduler"] = gr.Dropdown(
@@ -139,9 +139,9 @@ class ControlsPart:
             elem_id=f"identity-{name}",
         )
 
-    def _number(self, name: str, value: int, low: int, high: int) -> None:
+    def _number(self, name: str, value: int, low: int, high: int, elem_id: str = "") -> None:
         self.named[name] = gr.Number(
-            value, precision=0, minimum=low, maximum=high, label=self._(name), elem_id=f"identity-{name}"
+            value, precision=0, minimum=low, maximum=high, label=self._(name), elem_id=elem_id or f"identity-{name}"
         )
 
     def _choice(self, name: str, choices: Sequence[str]) -> None:

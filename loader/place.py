@@ -109,7 +109,9 @@ def _cast_while_computing(layer: nn.Module, compute: torch.dtype) -> None:
 
 
 def compile_in_place(module: nn.Module, placement: Placement) -> None:
-    """torch.compile in place, which leaves parameter names as they are.
+    """torch.compile in place, which leaves parameter names as they are: the whole graph, or each repeated block.
+
+    Blocks of one class and shape share what is compiled for the first of them.
 
     Raises:
         RunError: the mode is not one torch knows.
@@ -120,7 +122,10 @@ def compile_in_place(module: nn.Module, placement: Placement) -> None:
     options: dict[str, Any] = {}
     if placement.device == "cpu" and mode is None:
         options = {"options": {"freezing": True}}
-    module.compile(mode=mode, dynamic=False, **options)
+    named = placement.compile_blocks
+    blocks = [block for block in module.modules() if named and type(block).__name__ == named]
+    for target in blocks or [module]:
+        target.compile(mode=mode, dynamic=False, **options)
 
 
 def call_guard(module: Callable[..., Any], placement: Placement) -> Callable[..., Any]:

@@ -21,7 +21,10 @@ from loader.wishes import CompileMode, ResidencyName, Wishes
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and how one component runs. ``bytes`` are those of its weights as stored."""
+    """Where and how one component runs. ``bytes`` are those of its weights as stored.
+
+    ``compile_blocks`` is the class name of the repeated blocks to compile, "" for the whole graph.
+    """
 
     name: str
     device: str
@@ -34,6 +37,7 @@ class Placement:
     bytes: int
     fuse: bool = False
     keep_fp32: tuple[str, ...] = ()
+    compile_blocks: str = ""
 
 
 @dataclass(frozen=True)
@@ -279,6 +283,7 @@ def _place_component(
         bytes=weight_bytes(component, precision.storage),
         fuse=component.fuse,
         keep_fp32=islands,
+        compile_blocks=component.repeated_block if component.compile == "blocks" else "",
     )
     return placement, (*format_notes, *attention_notes, *kernel_rules.fuse_decision(component), *compile_notes)
 

@@ -98,7 +98,9 @@ def choose_dtype(situation: Situation, component: Component, device: str, *, fp3
     chosen: Dtype = "fp32"
     for dtype in order:
         objection = dtype_objection(situation, component, on_device, dtype)
-        if objection is None or (situation.wishes.force and dtype == wish):
+        # What failed here while it ran is not tried again, forced or not.
+        forced = situation.wishes.force and dtype == wish and not _below_floor(situation, component, dtype)
+        if objection is None or forced:
             chosen = dtype
             break
         objections.append(objection)
@@ -122,8 +124,8 @@ def dtype_objection(
     """
     if dtype == "fp32":
         return None
-    floor = situation.limits.dtype_floor.get(component.name)
-    if floor and PRECISION_ORDER.index(dtype) < PRECISION_ORDER.index(floor):
+    floor = situation.limits.dtype_floor.get(component.name, dtype)
+    if _below_floor(situation, component, dtype):
         reason = next((f for f in reversed(situation.limits.failures) if f.component == component.name), None)
         rule = reason.kind if reason else "not_finite"
         return Decision(rule, component.name, dtype, floor, {"detail": reason.detail if reason else ""})
@@ -133,6 +135,11 @@ def dtype_objection(
     if accelerator is None:
         return _cpu_objection(situation, component, dtype)
     return _accelerator_objection(component, accelerator, dtype)
+
+
+def _below_floor(situation: Situation, component: Component, dtype: Dtype) -> bool:
+    floor = situation.limits.dtype_floor.get(component.name)
+    return floor is not None and PRECISION_ORDER.index(dtype) < PRECISION_ORDER.index(floor)
 
 
 def _accelerator_objection(component: Component, accelerator: Accelerator, dtype: Dtype) -> Decision | None:

@@ -104,7 +104,7 @@ def test_run_finds_coins_on_a_real_photograph(tmp_path):
         (["run", "damo_yolo", str(COINS), "--set", "colour=red"], 2, "threshold"),
         (["run", "damo_yolo", str(COINS), "--set", "threshold=7"], 2, "0..1"),
         (["run", "damo_yolo", str(COINS), "--checkpoint", str(ROOT / "README.md")], 1, "README.md"),
-        (["run", "instantid", str(COINS)], 2, "not in yet"),
+        (["run", "instantid", str(COINS)], 3, "accept"),
         (["bench", "damo_yolo", "--batch", "two"], 2, "1,2,4"),
     ],
 )

@@ -508,3 +508,15 @@ def test_planning_everything_everywhere_is_cheaper_than_counting_to_five_million
     start = time.process_time()
     sum(i * i for i in range(5_000_000))
     assert planning < time.process_time() - start
+
+
+def test_what_gave_nan_is_left_even_where_it_was_forced():
+    made = plan(adapter("instantid"), load_host("rtx3060-12g"), Wishes(dtype="fp16", force=True))
+    seen = [made.component("vae").compute_dtype]
+    for _ in range(4):
+        made = relax(made, Failure("not_finite", "vae"))
+        if not made.fits:
+            break
+        seen.append(made.component("vae").compute_dtype)
+    assert seen == ["fp16", "bf16", "fp32"]
+    assert not made.fits

@@ -179,13 +179,16 @@ def test_going_to_sleep_and_back_rounds_nothing():
     x = torch.randn(2, staged.WIDTH)
     first = opened.call("text", x).cpu()
     parked = [t.cpu() for t in Slots(opened.modules()["text"]).tensors()]
+    places: set[int] = set()
     for _ in range(3):
         opened.call("decoder", x)
+        places.add(opened.modules()["text"].first.weight.data_ptr())
         for before, after in zip(parked, Slots(opened.modules()["text"]).tensors(), strict=True):
             assert after.dtype == torch.bfloat16
             assert torch.equal(before, after)
         assert torch.equal(opened.call("text", x).cpu(), first)
     assert LOADS.count("text") == 1
+    assert len(places) == 1, "the parked copy stays where it is: going to sleep copies nothing"
     opened.close()
 
 

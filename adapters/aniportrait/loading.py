@@ -32,6 +32,6 @@ def load_component_of(component: str, variant: Variant, files: Mapping[str, Path
         return open_interpolator(paths[0])
     state: dict[str, Tensor] = {}
     for path in paths:
-        # In the order of the spec: the spatial layers are published twice and the later file is the one that counts.
+        # The denoising UNet comes in two files without a name in common.
         state |= open_state(path)
     return load_component(partial(build, component, COMPONENTS[component][0]), load_published, component, state)

@@ -86,7 +86,14 @@ class AnimateTab(ModelTab[Outcome]):
 
     def _build_details(self) -> None:
         with gr.Row():
-            self.seed = gr.Number(42, label=self._("animate.seed"), precision=0, minimum=0, elem_id="animate-seed")
+            self.seed = gr.Number(
+                42,
+                label=self._("animate.seed"),
+                info=self._("animate.seed_info"),
+                precision=0,
+                minimum=0,
+                elem_id="animate-seed",
+            )
             self.style_id = gr.Number(
                 -1,
                 label=self._("animate.style"),

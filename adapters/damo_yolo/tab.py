@@ -27,6 +27,8 @@ from kit.running import Asked
 from loader.errors import AnyhostError
 from loader.outcome import Step
 
+EXAMPLE_KINDS = ("coins", "scene")  # the others are there to be measured, animated or rebuilt
+
 
 def tab(context: PageContext) -> None:
     """Build the tab inside the current one, with its events and the endpoint ``/detect``."""
@@ -35,7 +37,7 @@ def tab(context: PageContext) -> None:
 
 def example_files(folder: Path = EXAMPLES) -> list[Path]:
     """Pictures that ship with the project, photographs before rendered scenes."""
-    files = [path for path in example_pictures(folder) if not path.stem.startswith("depth")]
+    files = [path for path in example_pictures(folder) if path.stem.startswith(EXAMPLE_KINDS)]
     return sorted(files, key=lambda path: (path.stem.startswith("scene"), path.name))
 
 

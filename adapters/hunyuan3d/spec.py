@@ -56,14 +56,14 @@ CUT_OUT = Component(
 )
 
 
-# Each step runs the UNet twice with guidance: on the reference picture and on the six views.
+# Each step runs the UNet twice with guidance: on the reference picture and on the six views. Its two passes keep tokens
+# between them, which torch.compile can follow but takes minutes to, several times over: it runs eagerly.
 def _view_unet(n_params: int, blocks: int, gflop: float, mib: float) -> Component:
     return replace(
         _component("view_unet", "views", n_params, gflop, mib),
         work=Work(gflop, 0.0, per="step"),
         repeated_block="BasicTransformerBlock",
         block_count=blocks,
-        compile="blocks",
     )
 
 

@@ -78,6 +78,7 @@ PAGE: dict[str, tuple[str, str]] = {
         "跟随人像的程度。设为 1 表示不使用引导，时间减半。",
     ),
     "animate.seed": ("Seed", "随机种子"),
+    "animate.seed_info": ("The same seed, the same frames.", "种子相同，画面相同。"),
     "animate.style": ("Way of moving the head, 0 to 99", "头部动作风格，0 到 99"),
     "animate.style_info": ("-1 draws one by the seed.", "-1 表示由种子决定。"),
     "animate.guider": ("Pose features", "姿态特征"),
@@ -108,13 +109,15 @@ PAGE: dict[str, tuple[str, str]] = {
     "animate.as_it_is": ("Take it as it is", "按现状输出"),
     "animate.measure": ("Compare the first window with fp32", "将首个窗口与 fp32 比较"),
     "animate.measure_info": (
-        "Makes the first {frames} frames twice, as planned and in fp32, and shows how near they are and what each takes.",
+        "Makes the first {frames} frames twice, as planned and in fp32, and shows how near they are and what each "
+        "takes.",
         "把前 {frames} 帧分别按方案和 fp32 各生成一次，显示两者的接近程度和各自的占用。",
     ),
     "animate.near": (
         "Against fp32 on {frames} frames: SSIM {ssim}, PSNR {psnr} dB, mean difference {difference} of 1. "
         "Memory {low} instead of {exact}.",
-        "与 fp32 相比（{frames} 帧）：SSIM {ssim}，PSNR {psnr} dB，平均差异 {difference}（满值为 1）。内存 {low}，fp32 为 {exact}。",
+        "与 fp32 相比（{frames} 帧）：SSIM {ssim}，PSNR {psnr} dB，平均差异 {difference}（满值为 1）。"
+        "内存 {low}，fp32 为 {exact}。",
     ),
     "animate.near_parts": ("In lower precision: {parts}.", "使用较低精度的部件：{parts}。"),
     "animate.near_same": ("Everything is planned in fp32 already.", "方案已全部使用 fp32。"),

@@ -22,7 +22,7 @@ from loader.plan import Plan
 
 Stage = Generator[Step | Unit, Any, Any]
 DECODER = "triplane_decoder"
-ROWS_PER_UNIT = 32
+ROWS_PER_UNIT = 64
 COARSE_SAVER = "coarse_grid"
 SMALLEST_TRIANGLES = 4
 """Of a closed surface; what has fewer after clean-up is no object."""

@@ -128,11 +128,11 @@ PREVIEW_VIT = Variant(
         Weights(
             "metric3d_preview_vit.safetensors",
             (Source("asset", "assets/weights/metric3d_preview_vit.safetensors"),),
-            9_398_054,
+            9_398_558,
             APACHE,
             fills=("depth_model",),
             bytes_exact=True,
-            sha256="5a992fc31f57aadd60b7c57487b72a69af6ffe4c0f69cb1374330d4babcaa327",
+            sha256="ecc47ac746a6ce38c151555eec53f85ef429a80afde96be007985c8d0cffe2b5",
         ),
     ),
     sizes=((112, 140), (168, 224), (224, 308)),

@@ -234,6 +234,9 @@ class Engine:
         typical = opened.checkpoint is None and getattr(job.request, "teaches", True)
         alone = not self._lane.busy(besides=result.plan.device)
         self._learn(result, quiet=quiet.held and typical and alone)
+        # A camera's pictures are one request each, several a second: they would bury the others in the log.
+        if self._log is not None and getattr(job.request, "logged", True):
+            self._log.write(result)
         yield result
 
     # --- opening
@@ -334,8 +337,6 @@ class Engine:
             self.store.record_run(
                 correction_keys(made), predicted=predicted, measured=measured, applied=applied, quiet=quiet
             )
-        if self._log is not None:
-            self._log.write(result)
 
     def fetch(
         self, spec: AdapterSpec, wishes: Wishes, cancel: Cancel, accepted: frozenset[str] = frozenset()

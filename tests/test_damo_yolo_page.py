@@ -317,9 +317,15 @@ def test_a_frame_holds_the_lane_only_while_it_is_computed(engine):
     assert see(engine, rgb, Suppression(0.5), Asked(WISHES)) is not None
 
 
-def test_frames_teach_nothing_and_fill_no_log():
+def test_frames_teach_nothing_and_fill_no_log(tmp_path):
+    engine = engine_on(host_with(), tmp_path)
+    rgb = np.asarray(Image.open(COINS).convert("RGB"))
+    assert see(engine, rgb, Suppression(0.5), Asked(WISHES)) is not None
+    assert not (tmp_path / "runs.log").exists()
     assert LiveRequest.teaches is False
-    assert LiveRequest.logged is False
+    *_, result = engine.run(SPEC, DetectRequest((open_picture(COINS),)), WISHES)
+    assert result.outputs
+    assert (tmp_path / "runs.log").read_text().count(" damo_yolo ") == 1
 
 
 def test_the_pulse_counts_frames_and_ends_after_its_time():

@@ -113,6 +113,7 @@ def settled(page: Page, before: int) -> int:
 
 def slide(page: Page, part: str, value: str) -> None:
     number = page.locator(f"#{part} input[type=number]")
+    page.wait_for_timeout(500)  # a run that has just ended still hands over its last values
     number.fill(value)
     number.press("Enter")
 

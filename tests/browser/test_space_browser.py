@@ -125,11 +125,13 @@ def test_the_page_of_a_cpu_space_detects_and_measures(space: Space):
         expect(page.locator("#depth-pictures .gallery-item img")).to_have_count(1, timeout=PATIENCE)
         page.click("#depth-run")
         expect(page.locator("#depth-run")).to_be_visible(timeout=PATIENCE)
-        expect(page.locator("#depth-figures")).to_contain_text(re.compile("GiB|MiB"), timeout=PATIENCE)
+        expect(page.locator("#depth-figures")).to_contain_text(re.compile("[GM]i?B"), timeout=PATIENCE)
         browser.close()
     log = space.log.read_text(errors="replace")
     assert "GUARD" not in log, log
-    assert "Traceback" not in log, log
+    # Gradio's watcher of changed files wants the platform's own package, which is there on a Space and not here.
+    own = [line for line in log.splitlines() if re.match(r"\w+(\.\w+)*(Error|Exception): ", line.strip())]
+    assert [line for line in own if "run hot-reloading in Spaces" not in line] == [], log
     assert psutil.Process(space.process.pid).memory_info().rss < RAM / 4
     assert space.process.poll() is None
 

@@ -18,6 +18,7 @@ from kit.parts.host_bar import host_bar
 from kit.parts.markup import div, element, text
 from kit.parts.plain import html
 from kit.parts.planned import planned_tab
+from kit.parts.served_files import write_pictures_once
 from kit.texts import LANGUAGES
 from kit.texts.labels import label
 from kit.uploads import MAX_UPLOAD_BYTES
@@ -44,6 +45,7 @@ def build(engine: Engine, *, language: str = "en", admin: Admin = "nobody") -> g
 
     Programs find each endpoint once, whatever the languages.
     """
+    write_pictures_once()
     with gr.Blocks(
         title=label("page.title", language), analytics_enabled=False, delete_cache=(CLEAN_EVERY, KEEP)
     ) as page:

@@ -7,6 +7,7 @@ in the cache folder of that user.
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -63,8 +64,13 @@ def covers(before: Variant, after: Variant) -> bool:
 
 
 def by_deployer(environ: Mapping[str, str]) -> frozenset[str]:
-    """Names in ANYHOST_ACCEPT, separated by commas: accepted for everybody this process serves."""
-    return frozenset(name for entry in environ.get(VARIABLE, "").split(",") if (name := " ".join(entry.split())))
+    """Names in ANYHOST_ACCEPT: accepted for everybody this process serves."""
+    return names_in(environ.get(VARIABLE, ""))
+
+
+def names_in(text: str) -> frozenset[str]:
+    """Names of licences in one text, separated by commas or semicolons; no licence's name has either."""
+    return frozenset(name for entry in re.split("[,;]", text) if (name := " ".join(entry.split())))
 
 
 def named(names: Iterable[str], licences: Iterable[Licence]) -> tuple[Licence, ...]:

@@ -15,7 +15,7 @@ from kit.parts import states
 from kit.parts.context import PageContext
 from kit.parts.licence_tick import LicenceTick
 from kit.texts import LANGUAGES, error_text
-from loader.acceptance import Record, by_deployer, covers, open_terms, require, terms_of
+from loader.acceptance import Record, by_deployer, covers, names_in, open_terms, require, terms_of
 from loader.errors import AnyhostError, InputError, LicenceNotAcceptedError, RunError
 from loader.folders import Folders
 from loader.outcome import Cancel, Result
@@ -279,3 +279,13 @@ def test_a_tick_in_a_model_s_tab_reaches_the_engine_and_its_absence_is_answered(
 
     assert "Terms to accept first" in answers([])[-1][tab.status]
     assert answers(["Research Terms"])[-1][tab.box] == "1 seen"
+
+
+def test_no_licence_s_name_holds_what_separates_names():
+    """Otherwise it could be accepted neither in the environment nor by a program."""
+    names = {w.licence.name for spec in ADAPTERS for v in spec.variants for w in v.weights if w.licence.accept}
+    assert len(names) >= 4
+    for name in names:
+        assert names_in(name) == {name}
+    assert names_in(" a  b ; c,, d ") == {"a b", "c", "d"}
+    assert by_deployer({"ANYHOST_ACCEPT": ", ".join(sorted(names))}) == names

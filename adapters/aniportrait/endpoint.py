@@ -1,7 +1,6 @@
 """The browser API ``/animate``: what the page does, for programs."""
 
 import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,61 +14,37 @@ from adapters.aniportrait.spec import SPEC
 from kit.ai_label import enabled
 from kit.consent import require_consent
 from kit.images import open_picture
-from kit.parts.context import LANE, PageContext
+from kit.parts.endpoint import Answer, ModelEndpoint, wishes_of
 from kit.running import Asked
-from kit.sizes import read_size
-from kit.texts import EVENTS_OF, error_text
-from kit.texts.labels import label
+from kit.texts.report import run_record
 from kit.uploads import check_clip, check_picture
-from loader.errors import AnyhostError
+from loader.acceptance import names_in
+from loader.errors import InputError
 from loader.host import Dtype
-from loader.wishes import Wishes
 
 
-class Endpoint:
-    """Hidden components and one event: typed inputs, typed outputs, files checked and kept by Gradio."""
+class Endpoint(ModelEndpoint):
+    """``/animate``."""
 
-    def __init__(self, context: PageContext) -> None:
-        self.context, self._language = context, context.language
-        dtypes = dict.fromkeys(d for v in SPEC.variants for c in v.components for d in c.dtypes)
-        devices = ("cpu", *(a.device for a in context.host.accelerators))
-        with gr.Group(visible=False):
-            trigger = gr.Button()
-            inputs = [
-                gr.File(type="filepath", label=self._("portrait")),
-                gr.File(type="filepath", label=self._("moving")),
-                gr.Checkbox(False, label=self._("consent")),
-                gr.Checkbox(False, label=self._("poses")),
-                gr.Dropdown(["sound", "still"], value="sound", label=self._("head")),
-                gr.Number(0, label=self._("frames"), precision=0),
-                gr.Number(0, label=self._("steps"), precision=0),
-                gr.Number(3.5, label=self._("guidance")),
-                gr.Number(42, label=self._("seed"), precision=0),
-                gr.Checkbox(False, label=self._("compare")),
-                self._choice("variant", tuple(v.name for v in SPEC.variants)),
-                self._choice("device", devices),
-                self._choice("dtype", tuple(dtypes)),
-                gr.Textbox("", label=label("api.size", self._language)),
-                gr.Textbox("", label=self._("accepted")),
-            ]
-            self.files = gr.File(file_count="multiple", label=self._("files"))
-            outputs = [gr.JSON(label=label("api.report", self._language)), self.files]
-        trigger.click(
-            self.run,
-            inputs,
-            outputs,
-            api_name=SPEC.endpoint.strip("/"),
-            api_description=label("api.animate", self._language),
-            concurrency_id=LANE,
-            concurrency_limit=1,
-            show_progress="hidden",
-        )
+    spec = SPEC
+    files_word = "api.animate_files"
 
-    def _(self, key: str) -> str:
-        return label(f"api.animate_{key}", self._language)
-
-    def _choice(self, key: str, values: tuple[str, ...]) -> gr.Dropdown:
-        return gr.Dropdown(["", *values], value="", label=label(f"api.{key}", self._language))
+    def inputs(self) -> list[Any]:
+        return [
+            gr.File(type="filepath", label=self._("api.animate_portrait")),
+            gr.File(type="filepath", label=self._("api.animate_moving")),
+            gr.Checkbox(False, label=self._("api.animate_consent")),
+            gr.Checkbox(False, label=self._("api.animate_poses")),
+            gr.Dropdown(["sound", "still"], value="sound", label=self._("api.animate_head")),
+            gr.Number(0, label=self._("api.animate_frames"), precision=0),
+            gr.Number(0, label=self._("api.animate_steps"), precision=0),
+            gr.Number(3.5, label=self._("api.animate_guidance")),
+            gr.Number(42, label=self._("api.animate_seed"), precision=0),
+            gr.Checkbox(False, label=self._("api.animate_compare")),
+            *self.choices(),
+            self.size(),
+            gr.Textbox("", label=self._("api.accept_licence")),
+        ]
 
     def run(  # noqa: PLR0913 - each is a named parameter of the API
         self,
@@ -87,44 +62,32 @@ class Endpoint:
         device: str = "",
         dtype: Dtype | str = "",
         size: str = "",
-        accepted: str = "",
-    ) -> Iterator[tuple[dict[str, Any], list[str]]]:
+        accept_licence: str = "",
+    ) -> Iterator[Answer]:
         """Progress while it runs; at the end the report and the files."""
-        try:
+        with self.errors_in_words():
             require_consent(consent)
-            wishes = Wishes(
-                device=device or None,
-                dtype=dtype or None,  # type: ignore[arg-type]  # the component offers the words of Dtype only
-                variant=variant or None,
-                size=read_size(size) if size else None,
-                steps=int(steps) or None,
-                frames=int(frames) or None,
-            )
+            wishes = wishes_of(variant, device, dtype, size, steps=steps, frames=frames)
             request = AnimateRequest(
                 portrait=open_picture(_file(portrait, "portrait")),
                 source=source_of(_file(moving, "moving"), poses=poses, head=head),
-                folder=Path(self.files.GRADIO_CACHE) / uuid.uuid4().hex,
+                folder=self.folder(),
                 guidance=float(guidance),
                 seed=int(seed),
                 compare=compare,
                 labelled=enabled(os.environ),
-                language=self._language,
+                language=self.language,
             )
-            names = frozenset(name.strip() for name in accepted.split(",") if name.strip())
-            for item in animate(self.context.engine, request, Asked(wishes, accepted=names)):
-                if isinstance(item, Made):
-                    yield report(item), files_of(item.animation)
-                elif isinstance(item, Stopped):
-                    raise item.error
-                else:
-                    yield {"stage": item.stage, "done": item.index, "total": item.total}, []
-        except AnyhostError as error:
-            raise gr.Error(error_text(error, self._language), print_exception=False) from error
+            asked = Asked(wishes, accepted=names_in(accept_licence))
+            yield from self.told(animate(self.context.engine, request, asked), self._answer)
+
+    def _answer(self, outcome: Made | Stopped) -> Answer:
+        if isinstance(outcome, Stopped):
+            raise outcome.error
+        return report(outcome), files_of(outcome.animation)
 
 
 def _file(path: str | None, name: str) -> Path:
-    from loader.errors import InputError
-
     if not path:
         raise InputError(f"{name} is missing: a portrait and what moves it are needed")
     found = Path(path)
@@ -142,17 +105,7 @@ def report(made: Made) -> dict[str, Any]:
         **record(made.animation),
         "variant": plan.variant,
         "weights": result.weights,
-        "device": plan.device,
         "dtype": {p.name: p.compute_dtype for p in plan.components},
         "steps": plan.steps,
-        "seconds": result.seconds,
-        "load_seconds": result.load_seconds,
-        "predicted_seconds": plan.predicted_seconds,
-        "peak_bytes": dict(result.peak_bytes),
-        "predicted_peak_bytes": dict(plan.peak_bytes),
-        "trace": [
-            {"unit": t.unit, "event": t.event, "what": EVENTS_OF.get(t.event, t.event), "why": t.why}
-            | {"plan_change": t.plan_change}
-            for t in result.trace
-        ],
+        **run_record(result),
     }

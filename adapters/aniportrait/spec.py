@@ -102,7 +102,7 @@ INTERPOLATOR = Component(
 HUB = "ZJYang/AniPortrait"
 FILM_RELEASE = "https://github.com/dajes/frame-interpolation-pytorch/releases/download/v1.0.2/film_net_fp16.pt"
 FILM_TERMS = Licence(
-    "Apache-2.0, as a program",
+    "Apache-2.0 (runs as a program)",
     "https://github.com/dajes/frame-interpolation-pytorch",
     accept=True,
     note="film_net_fp16.pt is TorchScript: opening it runs the code in it. It is kept under the checksum of its first "

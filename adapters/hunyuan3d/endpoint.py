@@ -1,6 +1,5 @@
 """The browser API ``/mesh``: what the page does, for programs."""
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,55 +11,38 @@ from adapters.hunyuan3d.pipeline import Made
 from adapters.hunyuan3d.products import DRAW_STEPS, WRITTEN, MeshRequest, open_rgba
 from adapters.hunyuan3d.saving import KINDS, figures_of, notes_of, save_all, settings_of
 from adapters.hunyuan3d.spec import SPEC
-from kit.parts.context import LANE, PageContext
+from kit.parts.endpoint import Answer, ModelEndpoint, wishes_of
 from kit.running import Asked, told
-from kit.texts import EVENTS_OF, error_text
-from kit.texts.labels import label
+from kit.texts.report import run_record
 from kit.uploads import check_picture
-from loader.errors import AnyhostError, InputError
+from loader.acceptance import names_in
+from loader.errors import InputError
 from loader.host import Dtype
 from loader.outcome import Result
-from loader.wishes import Wishes
 
 
-class Endpoint:
-    """Hidden components and one event: typed inputs, typed outputs, files checked and kept by Gradio."""
+class Endpoint(ModelEndpoint):
+    """``/mesh``."""
 
-    def __init__(self, context: PageContext) -> None:
-        self.context, language = context, context.language
-        dtypes = dict.fromkeys(d for v in SPEC.variants for c in v.components for d in c.dtypes)
-        devices = ("cpu", *(a.device for a in context.host.accelerators))
-        with gr.Group(visible=False):
-            trigger = gr.Button()
-            inputs = [
-                gr.File(type="filepath", label=label("api.mesh_picture", language)),
-                gr.Textbox("", label=label("api.mesh_words", language)),
-                gr.Checkbox(False, label=label("mesh.keep_alpha", language)),
-                gr.Number(0, precision=0, label=label("mesh.seed", language)),
-                gr.Number(0, precision=0, label=label("mesh.draw_seed", language)),
-                gr.Number(DRAW_STEPS, precision=0, label=label("mesh.draw_steps", language)),
-                gr.Number(0, precision=0, label=label("api.mesh_steps", language)),
-                gr.Number(0, precision=0, label=label("mesh.grid", language)),
-                gr.Number(0, precision=0, label=label("mesh.faces", language)),
-                gr.Checkbox(True, label=label("mesh.texture", language)),
-                gr.Textbox(",".join(WRITTEN), label=label("api.mesh_kinds", language, kinds=",".join(KINDS))),
-                gr.Textbox("", label=label("api.accept_licence", language)),
-                gr.Dropdown(["", *(v.name for v in SPEC.variants)], value="", label=label("api.variant", language)),
-                gr.Dropdown(["", *devices], value="", label=label("api.device", language)),
-                gr.Dropdown(["", *dtypes], value="", label=label("api.dtype", language)),
-            ]
-            self.files = gr.File(file_count="multiple", label=label("api.mesh_files", language))
-            outputs = [gr.JSON(label=label("api.report", language)), self.files]
-        trigger.click(
-            self.run,
-            inputs,
-            outputs,
-            api_name=SPEC.endpoint.strip("/"),
-            api_description=label("api.mesh", language),
-            concurrency_id=LANE,
-            concurrency_limit=1,
-            show_progress="hidden",
-        )
+    spec = SPEC
+    files_word = "api.mesh_files"
+
+    def inputs(self) -> list[Any]:
+        return [
+            gr.File(type="filepath", label=self._("api.mesh_picture")),
+            gr.Textbox("", label=self._("api.mesh_words")),
+            gr.Checkbox(False, label=self._("mesh.keep_alpha")),
+            gr.Number(0, precision=0, label=self._("mesh.seed")),
+            gr.Number(0, precision=0, label=self._("mesh.draw_seed")),
+            gr.Number(DRAW_STEPS, precision=0, label=self._("mesh.draw_steps")),
+            gr.Number(0, precision=0, label=self._("api.mesh_steps")),
+            gr.Number(0, precision=0, label=self._("mesh.grid")),
+            gr.Number(0, precision=0, label=self._("mesh.faces")),
+            gr.Checkbox(True, label=self._("mesh.texture")),
+            gr.Textbox(",".join(WRITTEN), label=self._("api.mesh_kinds", kinds=",".join(KINDS))),
+            gr.Textbox("", label=self._("api.accept_licence")),
+            *self.choices(),
+        ]
 
     def run(  # noqa: PLR0913 - each is a named parameter of the API
         self,
@@ -79,15 +61,10 @@ class Endpoint:
         variant: str = "",
         device: str = "",
         dtype: Dtype | str = "",
-    ) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    ) -> Iterator[Answer]:
         """Progress while it runs; at the end the report and the files."""
-        try:
-            wishes = Wishes(
-                device=device or None,
-                dtype=dtype or None,  # type: ignore[arg-type]  # the component offers the words of Dtype only
-                variant=variant or None,
-                steps=int(steps) or None,
-            )
+        with self.errors_in_words():
+            wishes = wishes_of(variant, device, dtype, steps=steps)
             if picture:
                 check_picture(Path(picture))
             request = MeshRequest(
@@ -103,19 +80,12 @@ class Endpoint:
                 texture=texture,
                 kinds=_kinds(kinds),
             )
-            accepted = frozenset(name.strip() for name in accept_licence.split(";") if name.strip())
-            for item in told(self.context.engine, SPEC, request, Asked(wishes, accepted=accepted)):
-                if isinstance(item, Result):
-                    yield self._answer(item)
-                else:
-                    yield {"stage": item.stage, "done": item.index, "total": item.total}, []
-        except AnyhostError as error:
-            raise gr.Error(error_text(error, self.context.language), print_exception=False) from error
+            asked = Asked(wishes, accepted=names_in(accept_licence))
+            yield from self.told(told(self.context.engine, SPEC, request, asked), self._answer)
 
-    def _answer(self, result: Result) -> tuple[dict[str, Any], list[str]]:
+    def _answer(self, result: Result) -> Answer:
         made: Made = result.outputs[0]
-        folder = Path(self.files.GRADIO_CACHE) / uuid.uuid4().hex
-        files = save_all(result, made, folder, made.request.kinds)
+        files = save_all(result, made, self.folder(), made.request.kinds)
         return report(result, made), [str(file) for file in files]
 
 
@@ -134,15 +104,5 @@ def report(result: Result, made: Made) -> dict[str, Any]:
         "notes": notes_of(made),
         "variant": result.plan.variant,
         "weights": result.weights,
-        "device": result.plan.device,
-        "seconds": result.seconds,
-        "load_seconds": result.load_seconds,
-        "predicted_seconds": result.plan.predicted_seconds,
-        "peak_bytes": dict(result.peak_bytes),
-        "predicted_peak_bytes": dict(result.plan.peak_bytes),
-        "trace": [
-            {"unit": t.unit, "event": t.event, "what": EVENTS_OF.get(t.event, t.event), "why": t.why}
-            | {"plan_change": t.plan_change}
-            for t in result.trace
-        ],
+        **run_record(result),
     }

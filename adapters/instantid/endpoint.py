@@ -1,6 +1,5 @@
 """The browser API ``/identity``: what the page does, for programs."""
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,58 +10,40 @@ from adapters.instantid import job as jobs
 from adapters.instantid.options import SETTING_OPTIONS
 from adapters.instantid.saving import FORMATS, output_of, record_of, save, weights_words
 from adapters.instantid.spec import SPEC
-from kit.parts.context import LANE, PageContext
+from kit.parts.endpoint import Answer, ModelEndpoint, wishes_of
 from kit.running import Asked, told
-from kit.sizes import read_size
-from kit.texts import EVENTS_OF, error_text
-from kit.texts.labels import label
-from loader.errors import AnyhostError, InputError
+from kit.texts.report import run_record
+from loader.acceptance import names_in
+from loader.errors import InputError
 from loader.host import Dtype
 from loader.outcome import Result
-from loader.wishes import Wishes
 
 
-class Endpoint:
-    """Hidden components and one event: typed inputs, typed outputs, files checked and kept by Gradio."""
+class Endpoint(ModelEndpoint):
+    """``/identity``."""
 
-    def __init__(self, context: PageContext) -> None:
-        self.context, language = context, context.language
-        dtypes = dict.fromkeys(d for v in SPEC.variants for c in v.components for d in c.dtypes)
-        devices = ("cpu", *(a.device for a in context.host.accelerators))
+    spec = SPEC
+    files_word = "api.identity_files"
+
+    def inputs(self) -> list[Any]:
         names = ", ".join(SETTING_OPTIONS)
-        with gr.Group(visible=False):
-            trigger = gr.Button()
-            inputs = [
-                gr.File(file_count="multiple", type="filepath", label=label("api.identity_photos", language)),
-                gr.Checkbox(False, label=label("api.identity_consent", language)),
-                gr.Textbox("", label=label("api.identity_prompt", language)),
-                gr.JSON({}, label=label("api.identity_settings", language, names=names)),
-                gr.File(type="filepath", label=label("identity.pose_picture", language)),
-                gr.File(type="filepath", label=label("identity.base", language)),
-                gr.File(type="filepath", label=label("identity.mask", language)),
-                gr.File(type="filepath", label=label("identity.skeleton", language)),
-                gr.File(type="filepath", label=label("identity.edges_of", language)),
-                gr.File(type="filepath", label=label("identity.depth_map", language)),
-                gr.Dropdown([*FORMATS], value=FORMATS[0], label=label("identity.kind", language)),
-                gr.Number(0, precision=0, label=label("api.identity_steps", language)),
-                gr.Textbox("", label=label("api.accept_licence", language)),
-                gr.Dropdown(["", *(v.name for v in SPEC.variants)], value="", label=label("api.variant", language)),
-                gr.Dropdown(["", *devices], value="", label=label("api.device", language)),
-                gr.Dropdown(["", *dtypes], value="", label=label("api.dtype", language)),
-                gr.Textbox("", label=label("api.size", language)),
-            ]
-            self.files = gr.File(file_count="multiple", label=label("api.identity_files", language))
-            outputs = [gr.JSON(label=label("api.report", language)), self.files]
-        trigger.click(
-            self.run,
-            inputs,
-            outputs,
-            api_name=SPEC.endpoint.strip("/"),
-            api_description=label("api.identity", language),
-            concurrency_id=LANE,
-            concurrency_limit=1,
-            show_progress="hidden",
-        )
+        return [
+            gr.File(file_count="multiple", type="filepath", label=self._("api.identity_photos")),
+            gr.Checkbox(False, label=self._("api.identity_consent")),
+            gr.Textbox("", label=self._("api.identity_prompt")),
+            gr.JSON({}, label=self._("api.identity_settings", names=names)),
+            gr.File(type="filepath", label=self._("identity.pose_picture")),
+            gr.File(type="filepath", label=self._("identity.base")),
+            gr.File(type="filepath", label=self._("identity.mask")),
+            gr.File(type="filepath", label=self._("identity.skeleton")),
+            gr.File(type="filepath", label=self._("identity.edges_of")),
+            gr.File(type="filepath", label=self._("identity.depth_map")),
+            gr.Dropdown([*FORMATS], value=FORMATS[0], label=self._("identity.kind")),
+            gr.Number(0, precision=0, label=self._("api.identity_steps")),
+            gr.Textbox("", label=self._("api.accept_licence")),
+            *self.choices(),
+            self.size(),
+        ]
 
     def run(  # noqa: PLR0913 - each is a named parameter of the API
         self,
@@ -83,34 +64,22 @@ class Endpoint:
         device: str = "",
         dtype: Dtype | str = "",
         size: str = "",
-    ) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    ) -> Iterator[Answer]:
         """Progress while it runs; at the end the report and the pictures."""
-        try:
-            wishes = Wishes(
-                device=device or None,
-                dtype=dtype or None,  # type: ignore[arg-type]  # the component offers the words of Dtype only
-                variant=variant or None,
-                size=read_size(size) if size else None,
-                steps=int(steps) or None,
-            )
+        with self.errors_in_words():
+            wishes = wishes_of(variant, device, dtype, size, steps=steps)
             files = {"pose_picture": pose_picture, "base": base, "mask": mask, "skeleton": skeleton}
             files |= {"edges_of": edges_of, "depth_map": depth_map}
             options = typed_settings(settings or {}) | {name: path or "" for name, path in files.items()}
             if prompt:
                 options["prompt"] = prompt
             request = jobs.request([Path(p) for p in photos or ()], options | {"consent": consent, "kind": kind})
-            accepted = frozenset(name.strip() for name in accept_licence.split(";") if name.strip())
-            for item in told(self.context.engine, SPEC, request, Asked(wishes, accepted=accepted)):
-                if isinstance(item, Result):
-                    yield self._answer(item, kind)
-                else:
-                    yield {"stage": item.stage, "done": item.index, "total": item.total}, []
-        except AnyhostError as error:
-            raise gr.Error(error_text(error, self.context.language), print_exception=False) from error
+            asked = Asked(wishes, accepted=names_in(accept_licence))
+            items = told(self.context.engine, SPEC, request, asked)
+            yield from self.told(items, lambda result: self._answer(result, kind))
 
-    def _answer(self, result: Result, kind: str) -> tuple[dict[str, Any], list[str]]:
-        folder = Path(self.files.GRADIO_CACHE) / uuid.uuid4().hex
-        saved = save(result.outputs, result, folder, kind=kind, language=self.context.language)
+    def _answer(self, result: Result, kind: str) -> Answer:
+        saved = save(result.outputs, result, self.folder(), kind=kind, language=self.language)
         return report(result), [str(files[0]) for files in saved]
 
 
@@ -140,15 +109,5 @@ def report(result: Result) -> dict[str, Any]:
         "variant": made.variant,
         "weights": weights_words(result),
         "dtype": made.component("unet").compute_dtype,
-        "device": made.device,
-        "seconds": result.seconds,
-        "load_seconds": result.load_seconds,
-        "predicted_seconds": result.predicted_seconds,
-        "peak_bytes": dict(result.peak_bytes),
-        "predicted_peak_bytes": dict(made.peak_bytes),
-        "trace": [
-            {"unit": t.unit, "event": t.event, "what": EVENTS_OF.get(t.event, t.event), "why": t.why}
-            | {"plan_change": t.plan_change}
-            for t in result.trace
-        ],
+        **run_record(result),
     }

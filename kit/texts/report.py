@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from kit.texts import LANGUAGES, flips_when, refusal, why
+from kit.texts import EVENTS_OF, LANGUAGES, flips_when, refusal, why
 from loader.decision import Decision
 from loader.memory import gib
+from loader.outcome import Result
 from loader.plan import Placement, Plan
 
 
@@ -18,6 +19,23 @@ def decision_record(decision: Decision) -> dict[str, Any]:
         "why": why(decision),
         "rejected": [{"what": r.what, "number": r.number, "unit": r.unit} for r in decision.rejected],
         "flips_when": flips_when(decision),
+    }
+
+
+def run_record(result: Result) -> dict[str, Any]:
+    """Where a run computed and what it took against the prediction, for programs; the same for every model."""
+    return {
+        "device": result.plan.device,
+        "seconds": result.seconds,
+        "load_seconds": result.load_seconds,
+        "predicted_seconds": result.predicted_seconds,
+        "peak_bytes": dict(result.peak_bytes),
+        "predicted_peak_bytes": dict(result.plan.peak_bytes),
+        "trace": [
+            {"unit": t.unit, "event": t.event, "what": EVENTS_OF.get(t.event, t.event), "why": t.why}
+            | {"plan_change": t.plan_change}
+            for t in result.trace
+        ],
     }
 
 

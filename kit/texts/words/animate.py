@@ -169,7 +169,6 @@ PAGE: dict[str, tuple[str, str]] = {
     "api.animate_seed": ("Seed", "随机种子"),
     "api.animate_consent": ("Whether this person's picture may be used", "是否有权使用此人的照片"),
     "api.animate_compare": ("Write a side-by-side clip too", "同时输出并排视频"),
-    "api.animate_accepted": ("Names of licences accepted, separated by commas", "已同意的许可名称，用逗号分隔"),
     "api.animate_files": ("Clips and their settings", "视频及其设置"),
     "subject.face_mesh": ("face landmarks", "人脸关键点"),
     "subject.audio2mesh": ("sound to face", "声音转面部"),

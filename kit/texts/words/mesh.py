@@ -116,7 +116,7 @@ PAGE: dict[str, tuple[str, str]] = {
     "api.mesh_words": ("Description, instead of a picture", "文字描述（代替图片）"),
     "api.mesh_kinds": ("Files to write, of {kinds}", "要写出的文件，可选 {kinds}"),
     "api.mesh_steps": ("Steps of the views, 0 as planned", "视图步数，0 表示按方案"),
-    "api.accept_licence": ("Names of licences you accept, separated by semicolons", "您接受的许可证名称，用分号分隔"),
+    "api.accept_licence": ("Names of licences you accept, separated by commas", "您接受的许可证名称，用逗号分隔"),
     "api.mesh_files": ("The mesh and the pictures on the way", "网格和各阶段图片"),
 }
 STAGES: dict[str, tuple[str, str]] = {

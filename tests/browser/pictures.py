@@ -1,13 +1,13 @@
 """Takes the pictures in ``docs/pictures``: python -m tests.browser.pictures."""
 
-import shutil
 import tempfile
 from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
+from tests.browser.chromium import chromium
 from tests.browser.server import ROOT, served
 
 FOLDER = ROOT / "docs" / "pictures"
@@ -17,10 +17,7 @@ SIZES = {"desktop": (1180, 1200), "phone": (390, 1400)}
 def main() -> None:
     """Serve the page and take every picture."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    expect.set_options(timeout=60_000)
-    with tempfile.TemporaryDirectory() as folder, served(Path(folder)) as server, sync_playwright() as playwright:
-        found = shutil.which("chromium") or shutil.which("chromium-browser")
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+    with tempfile.TemporaryDirectory() as folder, served(Path(folder)) as server, chromium() as browser:
         plan = visit(browser, server.url, "desktop", "light")
         keep(plan, "page-plan-light.png")
         plan.get_by_role("button", name="Wishes").first.click()
@@ -36,7 +33,6 @@ def main() -> None:
             expect(page.locator("#detect-image img")).to_be_visible()
             expect(page.locator("#detect-run")).to_be_visible()
             keep(page, f"page-{size}-{theme}.png")
-        browser.close()
 
 
 def visit(browser: Browser, url: str, size: str, theme: str) -> Page:

@@ -6,16 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from kit.texts.labels import label
 from tests.browser.axe import findings
-from tests.browser.server import ROOT, Served, served
+from tests.browser.chromium import PATIENCE, SIZES
+from tests.browser.server import ROOT, Served
 
 EXAMPLES = ROOT / "assets" / "examples"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")  # else Playwright's own
-PATIENCE = 60_000  # milliseconds
-SIZES = {"desktop": (1360, 900), "phone": (390, 844)}
 # Every pair of theme, language and size is met.
 LOOKS = (
     ("light", "en", "desktop"),
@@ -24,20 +22,6 @@ LOOKS = (
     ("light", "zh", "phone"),
 )
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("served")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
 
 
 def visit(browser: Browser, server: Served, theme: str = "light", language: str = "en", size: str = "desktop") -> Page:

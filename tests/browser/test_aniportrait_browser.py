@@ -1,35 +1,19 @@
 """The AniPortrait tab as people meet it: a real server, a real browser, the miniature, no network."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from kit.video import probe_clip
-from tests.browser.server import ROOT, Served, served
+from tests.browser.chromium import PATIENCE
+from tests.browser.server import ROOT, Served
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")  # else Playwright's own
-PATIENCE = 120_000  # milliseconds
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("served")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
 
 
 def opened(server: Served, browser: Browser, *, width: int = 1360, path: str = "") -> tuple[Page, list[str]]:

@@ -12,36 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, FilePayload, Locator, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, FilePayload, Locator, Page, Request, expect
 
 from kit.video import ClipWriter, probe_clip
-from tests.browser.server import ROOT, Served, served
+from tests.browser.chromium import PATIENCE
+from tests.browser.server import ROOT, Served
 from tests.onnx_bytes import classifier
 
 COINS = ROOT / "assets" / "examples" / "coins.png"
 WOOD = ROOT / "assets" / "examples" / "scene_wood.jpg"
 PREVIEW = ROOT / "assets" / "weights" / "damo_yolo_preview_ns.safetensors"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")  # else Playwright's own
-FILMING = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-PATIENCE = 60_000  # milliseconds
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("served")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", *FILMING]
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -1,35 +1,19 @@
 """The Hunyuan3D-1 tab as people meet it, in miniature: picture or words in, stages, a mesh, files, stages again."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.server import ROOT, Served, served
+from tests.browser.chromium import PATIENCE
+from tests.browser.server import ROOT, Served
 
 MUG = ROOT / "assets" / "examples" / "mesh_mug.png"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")  # else Playwright's own
-PATIENCE = 90_000  # milliseconds
 # This browser claims WebGPU and then has none; WebGL draws everywhere.
 WITHOUT_WEBGPU = "Object.defineProperty(Navigator.prototype, 'gpu', {get: () => undefined})"
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("served")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -1,33 +1,17 @@
 """The InstantID tab as people meet it, on the untrained miniature: consent, a drawing, Stop, files, settings, phone."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from kit.ai_label import SOURCE_TYPE
 from kit.settings import read_settings
-from tests.browser.server import Served, served
+from tests.browser.chromium import PATIENCE
+from tests.browser.server import Served
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")  # else Playwright's own
-PATIENCE = 90_000  # milliseconds
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("served")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
 
 
 def visit(server: Served, browser: Browser, width: int = 1360) -> Page:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
+from tests.browser.chromium import PATIENCE
 from tests.browser.server import ROOT, wait_for
-from tests.browser.test_page_browser import CHROMIUM, PATIENCE
 
 pytestmark = pytest.mark.browser
 RAM = 16 * 2**30
@@ -108,25 +108,22 @@ def test_the_readme_s_front_matter_names_what_is_installed():
     assert (ROOT / "packages.txt").read_text(encoding="utf-8").split() == ["g++"]
 
 
-def test_the_page_of_a_cpu_space_detects_and_measures(space: Space):
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1360, "height": 900})
-        page.set_default_timeout(PATIENCE)
-        page.goto(space.url, wait_until="domcontentloaded")
-        expect(page.locator("body")).to_contain_text("Hugging Face Space", timeout=PATIENCE)
-        page.locator("#detect-examples button:has(img[alt='coins'])").click()
-        expect(page.locator("#detect-pictures .gallery-item img")).to_have_count(1, timeout=PATIENCE)
-        page.click("#detect-run")
-        expect(page.locator("#detect-image img")).to_be_visible(timeout=PATIENCE)
-        expect(page.locator("#detect-counts")).to_contain_text(re.compile("24"), timeout=PATIENCE)
-        page.get_by_role("tab", name="Metric3D").click()
-        page.locator("#depth-examples button").first.click()
-        expect(page.locator("#depth-pictures .gallery-item img")).to_have_count(1, timeout=PATIENCE)
-        page.click("#depth-run")
-        expect(page.locator("#depth-run")).to_be_visible(timeout=PATIENCE)
-        expect(page.locator("#depth-figures")).to_contain_text(re.compile("[GM]i?B"), timeout=PATIENCE)
-        browser.close()
+def test_the_page_of_a_cpu_space_detects_and_measures(space: Space, browser: Browser):
+    page = browser.new_page(viewport={"width": 1360, "height": 900})
+    page.set_default_timeout(PATIENCE)
+    page.goto(space.url, wait_until="domcontentloaded")
+    expect(page.locator("body")).to_contain_text("Hugging Face Space", timeout=PATIENCE)
+    page.locator("#detect-examples button:has(img[alt='coins'])").click()
+    expect(page.locator("#detect-pictures .gallery-item img")).to_have_count(1, timeout=PATIENCE)
+    page.click("#detect-run")
+    expect(page.locator("#detect-image img")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#detect-counts")).to_contain_text(re.compile("24"), timeout=PATIENCE)
+    page.get_by_role("tab", name="Metric3D").click()
+    page.locator("#depth-examples button").first.click()
+    expect(page.locator("#depth-pictures .gallery-item img")).to_have_count(1, timeout=PATIENCE)
+    page.click("#depth-run")
+    expect(page.locator("#depth-run")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#depth-figures")).to_contain_text(re.compile("[GM]i?B"), timeout=PATIENCE)
     log = space.log.read_text(errors="replace")
     assert "GUARD" not in log, log
     # Gradio's watcher of changed files wants the platform's own package, which is there on a Space and not here.

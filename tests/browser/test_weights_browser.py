@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
+from tests.browser.chromium import PATIENCE
 from tests.browser.server import Served, served
 from tests.browser.weights_app import SIZE
 from tests.file_server import FileServer, serving
 from tests.file_server import Served as File
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")  # else Playwright's own
-PATIENCE = 30_000  # milliseconds
 CONTENT = (bytes(range(256)) * (SIZE // 256 + 1))[:SIZE]
 pytestmark = pytest.mark.browser
 
@@ -30,14 +29,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, files: FileServer) -> Itera
     command = ("-m", "tests.browser.weights_app", files.url(""), "serve")
     with served(tmp_path_factory.mktemp("served"), command, ANYHOST_PROBE_SECONDS="0") as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(autouse=True)

@@ -3,35 +3,17 @@
 import itertools
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from adapters import ADAPTERS
-from tests.browser.server import ROOT, Served, served
+from tests.browser.chromium import PATIENCE, SIZES
+from tests.browser.server import ROOT, Served
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")  # else Playwright's own
-PATIENCE = 60_000  # milliseconds
-SIZES = {"desktop": (1360, 900), "phone": (390, 844)}
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("served")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=PATIENCE)
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(params=SIZES)

@@ -101,6 +101,7 @@ def theme() -> gr.themes.Base:
         button_border_width="1px",
         slider_color="*primary_600",
         slider_color_dark="*primary_400",
+        checkbox_border_radius="3px",  # a box: a rounder one is taken for one choice of several
         checkbox_background_color_selected="*primary_600",
         checkbox_background_color_selected_dark="*primary_500",
     )

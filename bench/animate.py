@@ -222,7 +222,7 @@ def _rows(
             "size": list(made.size),
             "placed": {part: _words(placement) for part, placement in compared[name].items()},
             "first_seconds": told[name][0]["seconds"],
-            "seconds": {"min": times[name].min, "median": times[name].median},
+            "seconds": {"min": times[name].min, "median": times[name].median, "max": max(times[name].seconds)},
             "speed_up": round(ratio(times[PUBLISHED], times[name]), 2),
             "peak_bytes": peaks[name],
             "peak_share": round(peaks[name] / peaks[PUBLISHED], 3),
@@ -239,14 +239,14 @@ def _words(placement: Placement) -> str:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as Markdown."""
     lines = [
-        "| configuration | s min | s median | speed-up | peak | of fp32's | difference |",
-        "|---|---|---|---|---|---|---|",
+        "| configuration | s min | s median | s max | speed-up | peak | of fp32's | difference |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        seconds = row["seconds"]
+        seconds, peak = row["seconds"], row["peak_bytes"] / 2**30
         lines.append(
-            f"| {row['config']} | {seconds['min']:.2f} | {seconds['median']:.2f} | {row['speed_up']}× "
-            f"| {row['peak_bytes'] / 2**30:.2f} GiB | {row['peak_share']:.2f} | {row['difference']:.4f} |"
+            f"| {row['config']} | {seconds['min']:.2f} | {seconds['median']:.2f} | {seconds['max']:.2f} "
+            f"| {row['speed_up']}× | {peak:.2f} GiB | {row['peak_share']:.2f} | {row['difference']:.4f} |"
         )
     lines += ["", *(f"{row['config']}: {name} {words}" for row in rows for name, words in row["placed"].items())]
     return "\n".join(lines)

@@ -35,6 +35,7 @@ DECLARED: Mapping[str, Any] = {"ai_generated": True, "digital_source_type": SOUR
 # Where Adobe's XMP specification, part 3, keeps a packet in files of the MP4 family.
 XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 GLB_MAGIC, GLB_JSON = b"glTF", b"JSON"
+MAX_GLB_JSON_BYTES = 2**23
 FORMATS: Mapping[str, str] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 QUALITY = 95
 
@@ -273,3 +274,24 @@ def label_glb(data: bytes, settings: Mapping[str, Any], *, labelled: bool = True
     written += b" " * (-len(written) % 4)
     chunk = struct.pack("<I", len(written)) + GLB_JSON + written
     return GLB_MAGIC + struct.pack("<II", version, 12 + len(chunk) + len(rest)) + chunk + rest
+
+
+def read_glb_settings(path: Path) -> dict[str, Any]:
+    """The settings a binary glTF of this program carries; empty where it carries none, or is none.
+
+    Only its JSON chunk is read, not the model.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(20)
+        if len(head) < 20 or head[:4] != GLB_MAGIC or head[16:20] != GLB_JSON:
+            return {}
+        (length,) = struct.unpack("<I", head[12:16])
+        written = file.read(length) if length <= MAX_GLB_JSON_BYTES else b""
+    try:
+        extras = json.loads(written)["asset"]["extras"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return extras if isinstance(extras, dict) else {}

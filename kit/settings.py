@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kit.ai_label import encode_picture
+from kit.ai_label import read_glb_settings as in_glb
 from kit.ai_label import read_settings as in_picture
 from kit.exports import OutputError, write_json
 from loader.codec import from_plain, to_plain
@@ -25,7 +26,7 @@ from loader.wishes import Wishes
 
 VERSION = "0.1.0"  # of this program, as in pyproject.toml
 FORMAT = 1  # of a record; a reader of this format reads all lower ones
-PICTURES, VIDEOS = (".png", ".jpg", ".jpeg", ".webp"), (".mp4",)
+PICTURES, VIDEOS, MODELS = (".png", ".jpg", ".jpeg", ".webp"), (".mp4",), (".glb",)
 MAX_RECORD_BYTES = 2**18
 MAX_JSON_BYTES = 2**25  # data files hold their detections beside the settings
 
@@ -178,6 +179,8 @@ def _carried(path: Path) -> Mapping[str, Any] | None:
         return _of_json(path)
     if suffix in VIDEOS:
         return _of_video(path)
+    if suffix in MODELS:
+        return _of_model(path)
     return _of_picture(path) if suffix in PICTURES else None
 
 
@@ -216,6 +219,14 @@ def _of_video(path: Path) -> Mapping[str, Any] | None:
             return _of_text(container.metadata.get("comment"))
     except (av.FFmpegError, OSError, ValueError) as error:
         raise InputError(f"{path.name} is not a video, or is damaged: choose a file saved here") from error
+
+
+def _of_model(path: Path) -> Mapping[str, Any] | None:
+    try:
+        found = in_glb(path)
+    except OSError as error:
+        raise InputError(f"{path.name} cannot be read: {error.strerror or error}") from error
+    return found if _is_record(found) else None
 
 
 def _of_text(text: object) -> Mapping[str, Any] | None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import av
@@ -244,6 +245,27 @@ def test_a_full_disk_ends_in_words_and_the_clip_can_be_written_later(engine, fil
     assert not out.exists() or not list(out.iterdir())
     *_, later = animate(engine, stopped.again, Asked(SMALL))
     assert later.animation.frames == 10
+
+
+def test_two_at_once_get_their_own_clips(engine, files):
+    def frames(seed: int, folder: str) -> np.ndarray:
+        made, _ = run(engine, asked(files, "said.wav", seed=seed, out=files / folder), replace(SMALL, steps=1))
+        return np.stack([frame.rgb for frame in read_frames(made.path)])
+
+    alone = {seed: frames(seed, f"alone{seed}") for seed in (1, 2)}
+    together: dict[int, np.ndarray] = {}
+
+    def work(seed: int) -> None:
+        together[seed] = frames(seed, "together")
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in alone]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not np.array_equal(alone[1], alone[2])
+    for seed, expected in alone.items():
+        np.testing.assert_array_equal(together[seed], expected)
 
 
 # ---- the example, and the command line

@@ -2,6 +2,7 @@
 
 import weakref
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,16 +10,18 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from adapters.hunyuan3d.grid import decode_points, sdf_slab
 from adapters.hunyuan3d.loading import network_variant
 from adapters.hunyuan3d.miniature import CONFIGS
-from adapters.hunyuan3d.modules import LatentCodec, ViewDenoiser
+from adapters.hunyuan3d.modules import DEVICE_CELLS_PER_CHUNK, LatentCodec, ViewDenoiser
 from adapters.hunyuan3d.networks import build
 from adapters.hunyuan3d.pipeline import Hunyuan3D
 from adapters.hunyuan3d.products import MeshRequest, Products
+from adapters.hunyuan3d.shaping import ROWS_PER_UNIT
 from adapters.hunyuan3d.spec import SPEC
 from adapters.hunyuan3d.view import PRESETS, preset_on, variant_for
 from loader.host import load_host
-from loader.memory import Shape, activation_bytes
+from loader.memory import Precision, Shape, activation_bytes, peaks
 from loader.plan import plan
 from loader.wishes import Wishes
 
@@ -99,6 +102,43 @@ def test_activations_are_what_lives_at_once(variant, component, monkeypatch):
             module(*inputs)
     predicted = activation_bytes(declared.component(component), Shape(declared.sizes[0]), "fp32")
     assert predicted == pytest.approx(live.peak, rel=0.15)
+
+
+def test_the_decoder_s_share_of_a_card_is_its_calls_and_the_host_s_is_the_grid():
+    with META:
+        decoder, planes = build("triplane_decoder", "svrm"), empty(1, 3, 120, 256, 256)
+        seen = []
+        for call in (
+            lambda p: sdf_slab(decoder, p, 384, (0, ROWS_PER_UNIT), cells_per_chunk=DEVICE_CELLS_PER_CHUNK),
+            lambda p: decode_points(decoder, p, empty(1, 200_000, 3)),
+        ):
+            with Live(decoder) as live, torch.no_grad():
+                call(planes.clone())  # moved to the device with each call
+            seen.append(live.peak)
+    declared = SPEC.variant("lite").component("triplane_decoder")
+    assert activation_bytes(declared, Shape((960, 640)), "fp32") == pytest.approx(max(seen), rel=0.15)
+    # Grid and surface: the grid twice, and the triangles of a detailed object.
+    assert 2 * 384**3 * 4 < declared.activation.host_fixed < 2.5e9
+
+
+@pytest.mark.parametrize("host", ["a10g-24g", "cpu-bf16"])
+def test_what_follows_the_decoder_is_planned_in_host_memory(host):
+    made = plan(SPEC, load_host(host), Wishes(variant="lite", compile="none"))
+    declared = SPEC.variant("lite")
+    precisions = {p.name: Precision(p.storage_dtype, p.compute_dtype) for p in made.components}
+    accelerator = load_host(host).accelerator(made.device)
+    without = replace(
+        declared,
+        components=tuple(replace(c, activation=replace(c.activation, host_fixed=0)) for c in declared.components),
+    )
+    small, whole = (
+        peaks(variant, precisions, made.shape, "resident", accelerator=accelerator) for variant in (without, declared)
+    )
+    assert whole.device == small.device
+    if accelerator is not None:
+        assert whole.host - small.host == 720 * MIB - activation_bytes(
+            declared.component("cut_out"), made.shape, "fp32"
+        )
 
 
 @pytest.mark.parametrize("variant", [v.name for v in SPEC.variants])

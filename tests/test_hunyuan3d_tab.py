@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
@@ -9,16 +10,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from adapters.hunyuan3d import job, view
 from adapters.hunyuan3d import tab as tabs
-from adapters.hunyuan3d import view
 from adapters.hunyuan3d.endpoint import Endpoint
 from adapters.hunyuan3d.mesh import Mesh
+from adapters.hunyuan3d.pipeline import Made
 from adapters.hunyuan3d.products import MeshRequest, Products
-from adapters.hunyuan3d.saving import KINDS
-from adapters.hunyuan3d.tab import GO_ON, REDRAW, REFACE, REVIEW, MeshTab, _again
+from adapters.hunyuan3d.saving import KINDS, glb_bytes, settings_of
+from adapters.hunyuan3d.spec import SPEC
+from adapters.hunyuan3d.tab import GO_ON, REDRAW, REFACE, REVIEW, MeshTab, _again, _kind_with
 from adapters.hunyuan3d.view import Kept
 from kit.parts.context import PageContext
+from kit.parts.settings_drop import restored
+from kit.settings import read_settings
 from loader.errors import InputError
+from loader.outcome import Result
+from loader.plan import plan
+from loader.wishes import Wishes
 from tests.machines import ROOT, engine_on, host_with
 
 MUG = ROOT / "assets" / "examples" / "mesh_mug.png"
@@ -125,6 +133,40 @@ def test_words_choose_a_variant_that_draws_and_presets_their_steps(built):
     assert (controls[names.index("variant")], controls[names.index("steps")]) == ("std", "75")
     assert made._for_variant("miniature", 384, 40_000) == [96, 4000]
     assert made._for_variant("std", 384, 40_000) == [384, 40_000]
+
+
+def test_a_saved_model_brings_every_setting_back(context, built, tmp_path):
+    made, _ = built
+    assert {"words", *made.settings()} == {"words", *job.OPTIONS} - {"kinds"}
+    request = MeshRequest(Image.new("RGB", (32, 32)), seed=9, grid=96, faces=700, texture=False, keep_alpha=True)
+    wishes = Wishes(variant="miniature", steps=7)
+    planned = plan(SPEC, context.host, wishes)
+    ended = Result((), planned, weights="miniature")
+    record = settings_of(ended, Made(request, replace(whole(), grid=64)))
+    path = tmp_path / "mesh.glb"
+    path.write_bytes(glb_bytes(whole(), record))
+    found = read_settings(path, "hunyuan3d")
+    brought = restored(found, made.panel, made.settings())
+    assert brought.options == {"seed": 9, "keep_alpha": True, "grid": 96, "faces": 700, "texture": False}
+    assert made.panel.read(brought.wishes) == wishes
+    # What was found on a coarser grid says so, and is asked for as before.
+    assert record["grid"] == 64
+    drawn = settings_of(ended, Made(replace(request, picture=None, words="an owl", draw_seed=3), whole()))
+    assert drawn["options"]["words"] == "an owl"
+    assert drawn["options"]["draw_seed"] == 3
+
+
+@pytest.mark.parametrize("data", [b"", b"glTF", b"glTF" + bytes(16), b"glTF" + bytes(8) + b"\xff\xff\xff\x7fJSON{}"])
+def test_a_model_without_settings_is_refused_in_words(tmp_path, data):
+    path = tmp_path / "other.glb"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="carries no settings"):
+        read_settings(path, "hunyuan3d")
+
+
+def test_words_that_come_back_open_their_tab():
+    assert _kind_with("an owl", "picture") == [gr.update(selected="words"), "words"]
+    assert _kind_with("an owl", "words") == _kind_with(" ", "picture") == [gr.skip(), gr.skip()]
 
 
 def test_the_examples_are_single_objects_that_ship():

@@ -13,6 +13,7 @@ from PIL import Image
 
 from adapters.instantid import job, view
 from adapters.instantid.endpoint import Endpoint, report, typed_settings
+from adapters.instantid.mask_part import canvas_of, mask_of
 from adapters.instantid.options import SETTING_OPTIONS, settings_of
 from adapters.instantid.saving import MINIATURE_NOTE, record_of, save
 from adapters.instantid.tab import IdentityTab
@@ -149,7 +150,7 @@ def test_a_run_of_the_tab_shows_previews_and_then_the_pictures(tab):
     assert [read_settings(path).options["seed"] for path in files] == [42, 43]
     assert "Untrained miniature" in updates[tab.result.facts]
     assert json.loads(updates[tab.result.record])["options"]["prompt"] == "a"
-    assert set(updates) <= {tab.status, tab.figures, *tab.outputs()}
+    assert set(updates) <= {tab.status, tab.figures, *tab.report.outputs, *tab.outputs()}
 
 
 def test_what_is_missing_is_said_before_anything_runs(tab):
@@ -159,25 +160,30 @@ def test_what_is_missing_is_said_before_anything_runs(tab):
 
 
 def test_a_stopped_run_keeps_the_pictures_that_were_finished(tab):
-    cancel = Cancel()
-    items = []
-    for item in tab.job(values(tab, pictures=2), Asked(TINY, cancel)):
-        items.append(item)
-        if isinstance(item, Step) and item.stage == "decoding_pictures":
-            cancel.request()
-    kept = items[-1]
+    cancel, given = Cancel(), values(tab, pictures=2)
+
+    def run() -> None:
+        for item in tab.job(given, Asked(TINY, cancel)):
+            if item.stage == "decoding_pictures":
+                cancel.request()
+
+    with pytest.raises(Cancelled) as stopped:
+        run()
+    words, updates = tab._finished_part(stopped.value, given)
+    assert words == "1 of 2 pictures, shown below"
+    kept = updates[tab.result.drawings]
     assert isinstance(kept, Drawings)
-    assert kept.stopped
     assert len(kept.drawn) == 1
     assert record_of(kept.drawn[0], kept.result)["options"]["seed"] == 42
-    assert "Stopped" in tab.finished(kept, [])[tab.status]
+    assert updates[tab.result.box]["visible"] is True
 
 
 def test_a_run_stopped_early_has_nothing_to_keep(tab):
     cancel = Cancel()
     cancel.request()
-    with pytest.raises(Cancelled):
+    with pytest.raises(Cancelled) as stopped:
         list(tab.job(values(tab), Asked(TINY, cancel)))
+    assert tab._finished_part(stopped.value, values(tab)) == ("", {})
 
 
 def test_controls_choose_the_variant_that_has_them(tab):
@@ -232,3 +238,45 @@ def test_a_report_says_what_failed_on_the_way(result):
     said = report(replace(result, trace=(entry,)))["trace"][0]
     assert (said["unit"], said["plan_change"]) == ("step 2 of 2", "batch 4 → 2")
     assert said["what"] != "out_of_memory"
+
+
+# --- a painted mask ---
+
+
+def layer(*strokes: tuple[slice, slice]) -> np.ndarray:
+    """What the canvas gives for a layer: white where it was painted, transparent elsewhere."""
+    made = np.zeros((40, 60, 4), np.uint8)
+    for rows, columns in strokes:
+        made[rows, columns] = 255
+    return made
+
+
+def test_strokes_become_a_mask_white_on_black():
+    painted = {"background": None, "layers": [layer((slice(0, 10), slice(0, 10))), layer((slice(20, 30), slice(5, 9)))]}
+    mask = mask_of(painted)
+    assert mask.shape == (40, 60, 3)
+    assert set(np.unique(mask)) == {0, 255}
+    assert (mask[..., 0] > 0).sum() == 100 + 40
+    for nothing in (None, {"layers": []}, {"layers": [layer()]}, {"layers": [None]}):
+        with pytest.raises(InputError, match="nothing is painted yet"):
+            mask_of(nothing)
+
+
+def test_painting_is_done_on_what_gives_the_shape(tmp_path):
+    pose = tmp_path / "pose.png"
+    Image.new("RGB", (1600, 800), "blue").save(pose)
+    photos = [(str(PORTRAIT), None)]
+    assert canvas_of(str(pose), photos).shape == (384, 768, 3)
+    assert canvas_of(None, photos).shape[0] == canvas_of(None, photos).shape[1]
+    with pytest.raises(InputError, match="nothing to paint on"):
+        canvas_of(None, None)
+
+
+def test_what_was_painted_is_taken_as_the_mask(tab):
+    part = tab.controls.paint
+    said, *rest = part._taken(None)
+    assert "nothing is painted yet" in said
+    assert rest == [gr.skip()] * 5
+    _, mask, region, *hidden = part._taken({"layers": [layer((slice(0, 40), slice(0, 60)))]})
+    assert (mask.mean(), region) == (255, "mask")
+    assert all(update["visible"] is False for update in hidden)

@@ -14,6 +14,8 @@ from adapters.instantid.networks.attention import face_layers
 from adapters.instantid.networks.miniature import CONFIGS, miniature
 from adapters.instantid.prompts import BOS, EOS
 from adapters.instantid.spec import SPEC
+from bench.apart import apart
+from bench.identity import LIMIT, load
 from loader.errors import CheckpointMismatchError, LicenceNotAcceptedError, WeightsCorruptError
 from loader.folders import Folders
 from loader.place import place
@@ -173,6 +175,15 @@ def test_a_damaged_file_says_so(tmp_path, folder, small):
     made = plan(SPEC, host_with(), Wishes(variant="sdxl"))
     with pytest.raises(WeightsCorruptError, match="cut short"):
         loading.load("identity_net", made, {**files, name: cut}, None)
+
+
+@pytest.mark.parametrize(("component", "narrow"), [("vae", False), ("unet", True)])
+def test_loading_takes_no_more_memory_than_what_is_kept(component, narrow):
+    """Files of zeros in the published layout: the whole autoencoder, and a denoiser of a third of the width."""
+    row = apart(load, None, component, narrow=narrow)
+    assert (row["stored"], row["layout"]) == ("bf16", "channels_last" if component == "vae" else "contiguous")
+    assert row["kept_bytes"] > 150e6
+    assert 0.95 < row["ratio"] <= LIMIT
 
 
 def test_the_adapter_is_read_in_place(folder):

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,15 @@ from torch import nn
 
 from adapters.instantid.networks import COMPONENTS, attention_masks, build, confine, load_published
 from adapters.instantid.networks.attention import FaceAttention, PlainAttention, face_layers
+from adapters.instantid.networks.miniature import CONFIGS
+from adapters.instantid.spec import SPEC
+from loader.attention import Attend, ByLength, use_attention
 from loader.errors import CheckpointMismatchError, InputError
+from loader.host import OpTime
+from loader.place import place
+from loader.plan import plan
+from loader.wishes import Wishes
+from tests.machines import host_with
 from tests.parity.case import case, manifest
 from tests.parity.rule import fill, rule_tensor
 from tests.parity.rule import manifest as names_and_shapes
@@ -295,6 +304,58 @@ def test_the_unet_in_bf16_is_near_fp32():
     low = predict(module.bfloat16(), torch.bfloat16, face_scale=0.8, face_masks=region)
     assert low.dtype == torch.bfloat16
     assert (low.float() - exact).abs().max() < 0.04
+
+
+def spelled_out(calls: list[int]) -> Attend:
+    """Attention in fp64, telling the number of keys of each call."""
+
+    def product(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None = None):
+        assert bias is None
+        calls.append(key.shape[-2])
+        scores = query.double() @ key.double().transpose(-2, -1) * query.shape[-1] ** -0.5
+        return (scores.softmax(-1) @ value.double()).to(query)
+
+    return product
+
+
+def test_another_attention_product_is_what_runs_everywhere(unet):
+    calls: list[int] = []
+    module = build("unet", "sdxl", num_tokens=UNET_CASE["num_tokens"], **UNET_CASE["unet_config"])
+    module.load_state_dict(unet.state_dict())
+    layers = use_attention(module, spelled_out(calls))
+    assert layers == len(module.attn_processors)
+    torch.testing.assert_close(predict(module, face_scale=0.8), UNET_EXPECTED["scale_0.8"], atol=1e-4, rtol=1e-3)
+    # A layer that looks at the face asks twice: once for the 77 text tokens, once for the 16 of the face.
+    with_face = len(face_layers(module))
+    assert calls.count(77) == calls.count(16) == with_face
+    assert len(calls) == layers + with_face
+
+
+def test_identity_net_and_the_projection_take_another_product_too():
+    net = build("identity_net", "sdxl", **case("instantid", "pipeline")[0]["controlnet_config"])
+    assert use_attention(net, spelled_out([])) == len(net.attn_processors)
+    config = case("instantid", "resampler_small")[0]["config"]
+    projection, calls = build("face_projection", "sdxl", **config), []
+    layers = use_attention(projection, spelled_out(calls))
+    projection(randn(4, 2, 3, 32))
+    assert len(calls) == layers == config["depth"]
+
+
+def test_the_planned_product_is_in_the_placed_denoiser():
+    figures = tuple(
+        OpTime("attention", "fp32", seconds, kernel=kernel, length=1024)
+        for kernel, seconds in (("sdpa", 2.0), ("blocks", 1.0))
+    )
+    host = host_with()
+    made = plan(
+        SPEC, replace(host, cpu=replace(host.cpu, micro=figures)), Wishes(dtype="fp32", compile="none", force=True)
+    )
+    for component in ("unet", "identity_net"):
+        placement = made.component(component)
+        assert placement.attention == "blocks:1024-1536"
+        network = place(build(component, "sdxl", **CONFIGS[component][1]), placement)
+        processors = network.attn_processors.values()
+        assert {processor.attend for processor in processors} == {ByLength(1024, 1536)}
 
 
 def test_channels_last_gives_the_same(unet):

@@ -7,15 +7,18 @@ from typing import Any
 
 import gradio as gr
 
-from adapters.aniportrait.job import files_of, record, source_of
+from adapters.aniportrait.held import write_held
+from adapters.aniportrait.job import files_of, going_on, nearness, record, source_of
 from adapters.aniportrait.requests import AnimateRequest
-from adapters.aniportrait.running import Made, Stopped, animate
+from adapters.aniportrait.running import Closeness, Made, Stopped, animate
+from adapters.aniportrait.running import compare as near
 from adapters.aniportrait.spec import SPEC
 from kit.ai_label import enabled
 from kit.consent import require_consent
 from kit.images import open_picture
 from kit.parts.endpoint import Answer, ModelEndpoint, wishes_of
 from kit.running import Asked
+from kit.texts import error_text
 from kit.texts.report import run_record
 from kit.uploads import check_clip, check_picture
 from loader.acceptance import names_in
@@ -44,6 +47,9 @@ class Endpoint(ModelEndpoint):
             *self.choices(),
             self.size(),
             gr.Textbox("", label=self._("api.accept_licence")),
+            gr.File(type="filepath", label=self._("api.animate_resume")),
+            gr.Checkbox(False, label=self._("api.animate_as_it_is")),
+            gr.Checkbox(False, label=self._("api.animate_measure")),
         ]
 
     def run(  # noqa: PLR0913 - each is a named parameter of the API
@@ -63,6 +69,10 @@ class Endpoint(ModelEndpoint):
         dtype: Dtype | str = "",
         size: str = "",
         accept_licence: str = "",
+        resume: str | None = None,
+        as_it_is: bool = False,
+        measure: bool = False,
+        caller: gr.Request | None = None,
     ) -> Iterator[Answer]:
         """Progress while it runs; at the end the report and the files."""
         with self.errors_in_words():
@@ -78,13 +88,23 @@ class Endpoint(ModelEndpoint):
                 labelled=enabled(os.environ),
                 language=self.language,
             )
-            asked = Asked(wishes, accepted=names_in(accept_licence))
-            yield from self.told(animate(self.context.engine, request, asked), self._answer)
+            request = going_on(request, resume or "", as_it_is=as_it_is)
+            asked = Asked(wishes, session=self.session(caller), accepted=names_in(accept_licence))
+            work = near if measure else animate
+            yield from self.told(work(self.context.engine, request, asked), self._answer)
 
-    def _answer(self, outcome: Made | Stopped) -> Answer:
+    def _answer(self, outcome: Made | Stopped | Closeness) -> Answer:
+        """What was made; how near a precision is; or why it ended early, with a file to go on with."""
+        if isinstance(outcome, Closeness):
+            return nearness(outcome), []
         if isinstance(outcome, Stopped):
-            raise outcome.error
+            held = write_held(outcome.unfinished, outcome.request, outcome.request.folder)
+            return self._stopped(outcome), [str(held)]
         return report(outcome), files_of(outcome.animation)
+
+    def _stopped(self, outcome: Stopped) -> dict[str, Any]:
+        kept = {"step": outcome.unfinished.step, "steps": outcome.unfinished.steps}
+        return {"error": error_text(outcome.error, self.language), "unfinished": kept}
 
 
 def _file(path: str | None, name: str) -> Path:

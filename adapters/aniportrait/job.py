@@ -1,12 +1,15 @@
 """An animation from files to files: what the command line uses."""
 
+import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from adapters.aniportrait.held import read_held, write_held
 from adapters.aniportrait.motion import read_track
 from adapters.aniportrait.requests import (
     GUIDANCE,
@@ -21,14 +24,18 @@ from adapters.aniportrait.requests import (
     Speech,
     Still,
 )
+from adapters.aniportrait.running import Closeness, kept_of
+from adapters.aniportrait.running import compare as closeness_of
 from kit.ai_label import enabled
 from kit.audio import read_sound
 from kit.consent import read_consent, require_consent
 from kit.images import open_picture
+from kit.running import Asked
 from kit.texts import language_from
 from kit.video import probe_clip
+from loader.engine import Engine
 from loader.errors import InputError
-from loader.outcome import Result
+from loader.outcome import Result, Step
 
 PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"))
 CLIPS = frozenset((".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi", ".ts", ".mpg", ".mpeg"))
@@ -58,6 +65,8 @@ OPTIONS: Mapping[str, tuple[Callable[[str], Any], Any, str]] = {
     "pose_guider": (str, "faithful", "faithful (as published) or clean (a frame does not depend on its neighbours)"),
     "crop": (yes_no, True, "cut the portrait to the face first: yes or no"),
     "compare": (yes_no, False, "write a second clip with the others beside it: yes or no"),
+    "resume": (str, "", "folder or file in which a stopped run left its clip: go on from there"),
+    "as_it_is": (yes_no, False, "with resume: take the stopped clip as it is: yes or no"),
 }
 
 
@@ -123,7 +132,7 @@ def request(inputs: Sequence[Path], options: Mapping[str, Any]) -> AnimateReques
         raise InputError(f"pose_guider={options['pose_guider']}: choose {' or '.join(GUIDERS)}")
     portrait, moving = inputs
     style = None if options["style"] == -1 else options["style"]
-    return AnimateRequest(
+    asked = AnimateRequest(
         portrait=open_picture(portrait),
         source=source_of(moving, poses=options["poses"], head=options["head"], style=style),
         folder=Path(options.get("out", "out")),
@@ -135,6 +144,63 @@ def request(inputs: Sequence[Path], options: Mapping[str, Any]) -> AnimateReques
         labelled=enabled(os.environ),
         language=language_from(os.environ),
     )
+    return going_on(asked, options["resume"], as_it_is=options["as_it_is"])
+
+
+def going_on(asked: AnimateRequest, held: str, *, as_it_is: bool = False) -> AnimateRequest:
+    """The request from where a stopped run left it; ``asked`` itself where ``held`` is "".
+
+    Raises:
+        InputError: nothing usable lies there, or it is of another clip.
+    """
+    if held:
+        return replace(asked, resume=read_held(Path(held), asked), decode_now=as_it_is)
+    if as_it_is:
+        raise InputError("as_it_is=yes takes a stopped clip as it is: name its folder as resume")
+    return asked
+
+
+def keep(error: BaseException, asked: AnimateRequest, folder: Path) -> list[str]:
+    """Write what a run that ended early had come to; one line for people a file, none where nothing was finished.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written.
+    """
+    unfinished = kept_of(error)
+    if unfinished is None:
+        return []
+    path = write_held(unfinished, asked, folder)
+    done = f"{unfinished.step} of {unfinished.steps} steps are kept in {path}"
+    return [f"{done}: go on with --resume {folder}, or take it as it is with --set as_it_is=yes beside that"]
+
+
+def compare(engine: Engine, request: AnimateRequest, asked: Asked) -> Generator[Step | dict[str, Any], None, None]:
+    """The first window as planned and in fp32: steps, and then how near they are as data.
+
+    Raises:
+        AnyhostError: as ``Engine.run``.
+    """
+    for item in closeness_of(engine, request, asked):
+        yield item if isinstance(item, Step) else nearness(item)
+
+
+def nearness(near: Closeness) -> dict[str, Any]:
+    """How near a precision is, as data; ``psnr_db`` is None for equal frames."""
+    low, exact = near.bytes_low / 2**20, near.bytes_fp32 / 2**20
+    psnr = None if math.isinf(near.psnr) else round(near.psnr, 2)
+    decibels = "" if psnr is None else f", PSNR {psnr:.1f} dB"
+    return {
+        "frames": near.frames,
+        "ssim": round(near.ssim, 5),
+        "psnr_db": psnr,
+        "difference": round(near.difference, 6),
+        "peak_bytes": {"planned": near.bytes_low, "fp32": near.bytes_fp32},
+        "dtype": dict(near.dtypes),
+        "summary": [
+            f"{near.frames} frames against fp32: SSIM {near.ssim:.4f}{decibels}, mean difference {near.difference:.4f} "
+            f"of 1; memory {low:.0f} MiB instead of {exact:.0f}"
+        ],
+    }
 
 
 def write(result: Result, asked: AnimateRequest, folder: Path) -> list[dict[str, Any]]:

@@ -159,6 +159,11 @@ class AnimateRequest:
             raise InputError(f"seed {self.seed}: choose 0 to {MOST_SEED}")
 
     @property
+    def guided(self) -> bool:
+        """Whether each step asks with and without the portrait."""
+        return self.guidance > 1
+
+    @property
     def teaches(self) -> bool:
         """Whether its seconds tell what such a clip takes."""
         return self.resume is None and self.trial is None

@@ -68,7 +68,7 @@ POSE_GUIDER = Component(
     work=Work(0.0, 700.0, per="item-step", window=WINDOW, shared=SHARED),
     channels_last=False,
 )
-# A frame of the guided pair; without guidance it is half of that.
+# A frame of the guided pair.
 DENOISING_UNET = Component(
     name="denoising_unet",
     stage="denoise",
@@ -80,6 +80,7 @@ DENOISING_UNET = Component(
     repeated_block="BasicTransformerBlock",
     block_count=16,
     compile="blocks",
+    unguided=0.5,
 )
 VAE = Component(
     name="vae",

@@ -21,7 +21,7 @@ from kit.consent import require_consent
 from kit.images import open_picture
 from kit.parts import states
 from kit.parts.consent import consent_tick
-from kit.parts.context import LANE, QUIET, PageContext
+from kit.parts.context import QUIET, PageContext
 from kit.parts.markup import element, para, text
 from kit.parts.model_tab import ModelTab, Updates
 from kit.parts.plain import html
@@ -138,6 +138,8 @@ class AnimateTab(ModelTab[Outcome]):
         clip: list[Any] = [self.length, self.between]
         for control in clip:
             control.input(self._clip, [*clip, *self.panel.controls], self.panel.controls, **QUIET)
+        wishes = dict(zip(self.panel.names, self.panel.controls, strict=True))
+        self.guidance.change(_without_guidance, [self.guidance], [wishes["unguided"]], **QUIET)
         self.preset.input(
             self._preset,
             [self.preset, self.length, *self.panel.controls],
@@ -164,18 +166,8 @@ class AnimateTab(ModelTab[Outcome]):
 
     def _wire_from(self, button: gr.Button, start: str) -> None:
         """A run that begins otherwise: the events of the run button, with another constant."""
-        own = [self.status, self.run, self.stop, self.figures]
         begun = gr.State(start)
-        inputs = [begun if part is self.start else part for part in self.inputs()]
-        button.click(self._begin, None, [self.cancel, *own, *self.result_boxes()], **QUIET).then(
-            self._work,
-            [self.cancel, *self._ticks(), *inputs, *self.panel.controls],
-            list(dict.fromkeys([*own, self.card, self.line, *self.result_boxes(), *self.outputs()])),
-            concurrency_id=LANE,
-            concurrency_limit=1,
-            show_progress="hidden",
-            api_visibility="private",
-        )
+        self.begins(button, [begun if part is self.start else part for part in self.inputs()])
 
     def _look_parts(self) -> list[Any]:
         return [self.result.look_box, self.result.look, self.result.look_words]
@@ -301,5 +293,11 @@ class AnimateTab(ModelTab[Outcome]):
         if isinstance(outcome, Closeness):
             return {**self.result.measured(outcome), self.result.going_box: gr.update(visible=False)}
         if isinstance(outcome, Stopped):
-            return self.result.stopped(outcome)
+            report = self.report.of_error(outcome.error, self.planning.plan(outcome.asked.wishes))
+            return {**report, **self.result.stopped(outcome)}
         return {**self.result.finished(outcome), **self.account(outcome.result, requests=1)}
+
+
+def _without_guidance(guidance: float) -> bool:
+    """Whether a guidance asks for none."""
+    return guidance <= 1

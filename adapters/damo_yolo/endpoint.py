@@ -43,12 +43,18 @@ class Endpoint(ModelEndpoint):
         dtype: Dtype | str = "",
         size: str = "",
         iou: float = DEFAULT_IOU,
+        caller: gr.Request | None = None,
     ) -> Iterator[Answer]:
         """Progress while it runs; at the end the report and an annotated PNG for each picture."""
         with self.errors_in_words():
             wishes = wishes_of(variant, device, dtype, size)
             settings = Suppression(threshold, iou)
-            items = detect(self.context.engine, [Path(p) for p in pictures or ()], settings, Asked(wishes))
+            items = detect(
+                self.context.engine,
+                [Path(p) for p in pictures or ()],
+                settings,
+                Asked(wishes, session=self.session(caller)),
+            )
             yield from self.told(items, lambda found: self._answer(found, Filter(threshold, iou=iou)))
 
     def _answer(self, detected: Detected, passing: Filter) -> Answer:

@@ -19,7 +19,7 @@ from adapters.damo_yolo.postprocess import Candidates, Detection, Suppression, c
 from adapters.damo_yolo.preprocess import preprocess
 from kit.images import Picture, open_picture
 from loader.errors import CheckpointMismatchError, InputError
-from loader.outcome import Step, Unit
+from loader.outcome import Kept, Step, Unit
 from loader.pipeline import Parts, Work
 from loader.plan import Plan
 from loader.spec import Variant
@@ -116,13 +116,13 @@ class DamoYolo:
             chunk = pictures[len(seen) : len(seen) + parts.plan.batch]
             name = f"pictures {len(seen) + 1} to {len(seen) + len(chunk)} of {len(pictures)}"
             seen += yield from detecting.see(chunk, name)
+            yield Kept("detecting", tuple(seen))
             yield Step("detecting", len(seen), len(pictures))
         return tuple(seen)
 
     def sample(self, plan: Plan) -> DetectRequest:
-        """A photograph of coins that ships with the project."""
-        del plan
-        return DetectRequest((open_picture(SAMPLE),))
+        """A photograph of coins that ships with the project, once for each picture of a batch."""
+        return DetectRequest((open_picture(SAMPLE),) * plan.batch)
 
     def drift(self, reference: tuple[Any, ...], outputs: tuple[Any, ...]) -> float:
         """1 less the mean overlap (IoU) of each fp32 detection with its best match of the same class."""

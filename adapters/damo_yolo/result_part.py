@@ -17,6 +17,7 @@ from kit.parts.picture_input import thumbnails
 from kit.parts.plain import html
 from kit.parts.saving import Saving
 from kit.texts.labels import label
+from loader.outcome import Result
 
 Save = Callable[[Shown, Filter, Path], Path]
 
@@ -137,6 +138,10 @@ class PicturesResult:
             gr.update(visible=bool(seen.detections)),
         ]
 
+    def _streams(self, result: Result) -> str:
+        # A run that ended early was not timed.
+        return view.streams_markup(result.seconds, result.items, self._language) if result.seconds else ""
+
     def of(self, detected: Detected, threshold: float, iou: float, classes: Sequence[str] | None) -> Updates:
         """Updates that show a finished run: the names chosen that were seen, all of them if none was."""
         shown = detected.shown
@@ -150,7 +155,7 @@ class PicturesResult:
             self.classes: gr.update(choices=shown.labels, value=chosen),
             self.strip: gr.update(value=thumbs, visible=several),
             self.note: view.weights_markup(shown, self._language),
-            self.streams: view.streams_markup(shown.result.seconds, shown.result.items, self._language),
+            self.streams: self._streams(shown.result),
             **dict(zip(self._drawn, self._draw(shown, 0, threshold, iou, chosen), strict=True)),
         }
 

@@ -11,9 +11,10 @@ import gradio as gr
 
 from adapters.damo_yolo import view
 from adapters.damo_yolo.camera_part import CAMERAS, SEND_EVERY, CameraInput, CameraResult, Pulse, see
-from adapters.damo_yolo.detecting import Detected, detect
+from adapters.damo_yolo.detecting import Detected, detect, open_pictures
 from adapters.damo_yolo.endpoint import Endpoint
 from adapters.damo_yolo.own_weights import OwnFile, OwnWeights, names_for, wished
+from adapters.damo_yolo.pipeline import Seen
 from adapters.damo_yolo.postprocess import Suppression
 from adapters.damo_yolo.result_part import PicturesResult
 from adapters.damo_yolo.spec import SPEC
@@ -25,7 +26,7 @@ from kit.parts.picture_input import EXAMPLES, PictureInput, example_pictures, pa
 from kit.parts.saving import Saving
 from kit.running import Asked
 from loader.errors import AnyhostError
-from loader.outcome import Step
+from loader.outcome import Kept, Result, Step
 
 EXAMPLE_KINDS = ("coins", "scene")  # the others are there to be measured, animated or rebuilt
 
@@ -167,6 +168,14 @@ class DetectTab(ModelTab[Detected | VideoDone]):
         notice = states.notice(self._("detect.skipped", count=len(problems)), skipped) if problems else ""
         shown = self.pictures.of(outcome, *values[4:7])
         return {self.status: notice, **self.account(outcome.shown.result), **shown}
+
+    def finished_part(self, kept: Sequence[Kept], values: Sequence[Any], ended: Result) -> tuple[str, Updates]:
+        done: tuple[Seen, ...] = kept[-1].value
+        opened, problems = open_pictures(paths_of(values[3]))
+        part = replace(ended, outputs=done, items=len(done))
+        detected = Detected(view.shown(part, opened[: len(done)]), problems)
+        words = self._("kept.pictures", done=len(done), total=len(opened))
+        return words, self.pictures.of(detected, *values[4:7])
 
     # --- the camera
 

@@ -61,6 +61,7 @@ class Endpoint(ModelEndpoint):
         variant: str = "",
         device: str = "",
         dtype: Dtype | str = "",
+        caller: gr.Request | None = None,
     ) -> Iterator[Answer]:
         """Progress while it runs; at the end the report and the files."""
         with self.errors_in_words():
@@ -80,7 +81,7 @@ class Endpoint(ModelEndpoint):
                 texture=texture,
                 kinds=_kinds(kinds),
             )
-            asked = Asked(wishes, accepted=names_in(accept_licence))
+            asked = Asked(wishes, session=self.session(caller), accepted=names_in(accept_licence))
             yield from self.told(told(self.context.engine, SPEC, request, asked), self._answer)
 
     def _answer(self, result: Result) -> Answer:

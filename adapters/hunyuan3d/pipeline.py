@@ -143,8 +143,9 @@ def build_pipeline() -> Hunyuan3D:
 
 def _finished(stage: str, products: Products) -> Iterator[Step | Kept]:
     """What the stages have made so far, to be shown, and to be had even if a later one fails."""
-    yield Step(f"mesh_{stage}_done", 1, 1, preview=products)
+    # Kept before it is shown: who presses Stop at the sight of it has it.
     yield Kept("products", products)
+    yield Step(f"mesh_{stage}_done", 1, 1, preview=products)
 
 
 def _settled(request: MeshRequest, variant: Variant) -> MeshRequest:

@@ -16,11 +16,12 @@ from PIL import Image
 from adapters.hunyuan3d import turntable
 from adapters.hunyuan3d.mesh import OBJ_AXES, Floats, Mesh
 from adapters.hunyuan3d.pipeline import Made
-from adapters.hunyuan3d.products import Products
+from adapters.hunyuan3d.products import MeshRequest, Products
 from adapters.hunyuan3d.texture import MATERIAL, atlas_obj, textured
 from adapters.hunyuan3d.turntable import Skin, Turntable
 from kit import ai_label
 from kit.exports import safe_stem, write_bytes, write_json
+from kit.settings import settings_record
 from kit.texts.labels import label
 from loader.errors import InputError
 from loader.outcome import Result
@@ -71,22 +72,26 @@ def figures_of(products: Products) -> Figures:
 
 
 def settings_of(result: Result, made: Made) -> dict[str, Any]:
-    """What would give this mesh again."""
+    """What would give this mesh again, as ``kit.settings`` brings it back, and what it was made by.
+
+    ``grid`` is what the surface was found on, which is coarser than the option of that name where memory ran out.
+    """
     plan, request = result.plan, made.request
-    drawn = {"words": request.words, "draw_seed": request.draw_seed, "draw_steps": request.draw_steps}
-    return {
-        "adapter": plan.adapter,
-        "variant": plan.variant,
-        "weights": MINIATURE_NOTE if result.weights == "miniature" else result.weights,
+    weights = MINIATURE_NOTE if result.weights == "miniature" else result.weights
+    return settings_record(plan, weights, options_of(request)) | {
         "steps": plan.steps,
         "seed": request.seed,
         "grid": made.products.grid,
-        "faces": request.faces,
-        "texture": request.texture,
         "cut_out_by": made.products.cut_by,
         "dtype": {p.name: p.compute_dtype for p in plan.components},
-        **(drawn if request.words else {}),
     }
+
+
+def options_of(request: MeshRequest) -> dict[str, Any]:
+    """Every setting of a request by the name of its option; those of drawing only where words were drawn."""
+    names = ("seed", "keep_alpha", "grid", "faces", "texture")
+    drawn = ("words", "draw_seed", "draw_steps") if request.words else ()
+    return {name: getattr(request, name) for name in (*names, *drawn)}
 
 
 # --- one file each ------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from adapters.hunyuan3d.products import (
     LEAST_FACES,
     MOST_FACES,
     MOST_WORDS,
+    STAGES,
     MeshRequest,
     Products,
     Stage,
@@ -23,13 +24,14 @@ from adapters.hunyuan3d.products import (
 from adapters.hunyuan3d.result_part import ResultPart
 from adapters.hunyuan3d.spec import SPEC
 from adapters.hunyuan3d.view import PRESETS, Kept
-from kit.parts.context import LANE, QUIET, PageContext
+from kit.parts.context import QUIET, PageContext
 from kit.parts.markup import para
 from kit.parts.model_tab import ModelTab, Updates
 from kit.parts.picture_input import PictureInput, example_pictures, paths_of
 from kit.parts.plain import html
 from kit.running import Asked, told
 from loader.errors import InputError
+from loader.outcome import Kept as KeptStage
 from loader.outcome import Result, Step
 from loader.wishes import Wishes
 
@@ -57,7 +59,7 @@ class MeshTab(ModelTab[Kept]):
     def build_input(self) -> None:
         self.kind = gr.State("picture")
         self.start = gr.State(ANEW)
-        with gr.Tabs(elem_id="mesh-kinds"):
+        with gr.Tabs(elem_id="mesh-kinds") as self.kinds:
             with gr.Tab(self._("mesh.from_picture"), id="picture") as self.picture_tab:
                 self.input = PictureInput(self.language, self.prefix, example_files())
                 self.keep_alpha = gr.Checkbox(
@@ -136,6 +138,8 @@ class MeshTab(ModelTab[Kept]):
             chosen.select(lambda kind=kind: kind, None, [self.kind], **QUIET).then(
                 self._for_kind, [self.kind, self.preset, *self.panel.controls], self.panel.controls, **QUIET
             )
+        # Words that are brought back are worked on, whichever tab is open; whoever types them has theirs open.
+        self.words.change(_kind_with, [self.words, self.kind], [self.kinds, self.kind], **QUIET)
         for chip in self.chips:
             chip.click(lambda words: words, [chip], [self.words], **QUIET)
         self.preset.input(
@@ -157,19 +161,8 @@ class MeshTab(ModelTab[Kept]):
 
     def _wire_from(self, button: gr.Button, start: str) -> None:
         """A run that begins with what is kept: the events of the run button, with another constant."""
-        own = [self.status, self.run, self.stop, self.figures]
         begun = gr.State(start)
-        inputs = [begun if part is self.start else part for part in self.inputs()]
-        shown = list(dict.fromkeys([*own, self.card, self.line, *self.result_boxes(), *self.outputs()]))
-        button.click(self._begin, None, [self.cancel, *own, *self.result_boxes()], **QUIET).then(
-            self._work,
-            [self.cancel, *self._ticks(), *inputs, *self.panel.controls],
-            shown,
-            concurrency_id=LANE,
-            concurrency_limit=1,
-            show_progress="hidden",
-            api_visibility="private",
-        )
+        self.begins(button, [begun if part is self.start else part for part in self.inputs()])
 
     def _for_kind(self, kind: str, preset: str, *wished: Any) -> list[Any]:
         """Wishes for pictures, or for words, which need a variant that draws first."""
@@ -217,6 +210,18 @@ class MeshTab(ModelTab[Kept]):
     def result_boxes(self) -> Sequence[Any]:
         return [self.result.box]
 
+    def settings(self) -> dict[str, Any]:
+        return {
+            "words": self.words,
+            "seed": self.seed,
+            "keep_alpha": self.keep_alpha,
+            "draw_seed": self.draw_seed,
+            "draw_steps": self.draw_steps,
+            "grid": self.grid,
+            "faces": self.faces,
+            "texture": self.texture,
+        }
+
     def lacking(self, values: Sequence[Any]) -> str:
         start, kept, _, kind, pictures, _, words, *_ = values
         given = kept is not None if start else bool(pictures) if kind == "picture" else bool((words or "").strip())
@@ -262,6 +267,12 @@ class MeshTab(ModelTab[Kept]):
         account = self.account(outcome.result) if outcome.result is not None else {}
         return {**account, **self.result.of(outcome)}
 
+    def finished_part(self, kept: Sequence[KeptStage], values: Sequence[Any], ended: Result) -> tuple[str, Updates]:
+        del ended
+        products: Products = kept[-1].value
+        done = (self._(f"kept.{stage}") for stage in STAGES if products.has(stage))
+        return self._("terms.join").join(done), self.result.on_the_way(Kept(self._request(values), products))
+
     def step_shown(self, step: Step) -> Updates:
         return self.result.on_the_way(step.preview) if isinstance(step.preview, Kept) else {}
 
@@ -280,6 +291,13 @@ def _again(start: str, kept: Kept, faces: int) -> MeshRequest:
 
 def _from_stage(request: MeshRequest, stage: Stage, products: Products) -> MeshRequest:
     return request.again_from(stage, products)
+
+
+def _kind_with(words: str, kind: str) -> list[Any]:
+    """The tab to show and its kind: that of words where there are any."""
+    if kind == "words" or not words.strip():
+        return [gr.skip(), gr.skip()]
+    return [gr.update(selected="words"), "words"]
 
 
 def _whole(value: float | None) -> int:

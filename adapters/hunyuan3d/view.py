@@ -106,8 +106,9 @@ def stage_pictures(products: Products, language: str) -> list[tuple[Image.Image,
         shown.append((_small(products.drawn), label("mesh.stage_drawn", language)))
     if products.cut is not None:
         shown.append((_small(on_white(products.cut)), label("mesh.stage_cut", language)))
-    for view, degrees in zip(products.views[:6], AZIMUTHS_DEG, strict=False):
-        shown.append((_small(view), label("mesh.stage_view", language, degrees=round(degrees))))
+    for index, seen in enumerate(products.views[: len(AZIMUTHS_DEG)]):
+        degrees = round(AZIMUTHS_DEG[index])
+        shown.append((_small(seen), label("mesh.stage_view", language, degrees=degrees)))
     return shown
 
 

@@ -5,14 +5,14 @@ from typing import Any
 
 import gradio as gr
 
-from adapters.instantid.job import FILE_OPTIONS
+from adapters.instantid.mask_part import MaskPart
 from adapters.instantid.options import SETTING_OPTIONS
 from adapters.instantid.requests import BLENDS, CONTROLS, MAX_PICTURES, MAX_PROMPT, MAX_SEED, REGIONS, STRENGTHS
 from adapters.instantid.schedulers import SCHEDULERS
 from adapters.instantid.styles import STYLES
+from kit.parts.upload_limit import upload_limit
 from kit.texts.labels import label, name_of
-
-PICTURES = tuple(name for name in FILE_OPTIONS if name not in ("consent", "pose_network", "kind"))
+from kit.uploads import MAX_UPLOAD_BYTES
 
 
 class ControlsPart:
@@ -20,14 +20,15 @@ class ControlsPart:
 
     Attributes:
         named: settings by the name of their option.
-        pictures: picture inputs by the name of their option.
+        pictures: file inputs by the name of their option.
         find: "find faces", and ``faces``, where they are shown.
+        paint: the mask painted here.
     """
 
     def __init__(self, language: str) -> None:
         self.language = language
         self.named: dict[str, Any] = {}
-        self.pictures: dict[str, gr.Image] = {}
+        self.pictures: dict[str, Any] = {}
 
     # --- layout, in the order of the page
 
@@ -82,7 +83,8 @@ class ControlsPart:
             self._slider("likeness", STRENGTHS)
         self._picture("pose_picture")
         self._choice("region", REGIONS)
-        self._picture("mask")
+        self._picture("mask", kind="png")
+        self.paint = MaskPart(self.language)
         self._choice("blend", BLENDS)
 
     def _build_controls(self) -> None:
@@ -90,6 +92,8 @@ class ControlsPart:
         for kind in CONTROLS:
             self._slider(kind, STRENGTHS)
             self._picture(files[kind])
+            if kind == "pose":
+                self._network("pose_network")
 
     def _build_details(self) -> None:
         self.named["negative"] = gr.Textbox(
@@ -152,9 +156,17 @@ class ControlsPart:
             elem_id=f"identity-{name}",
         )
 
-    def _picture(self, name: str) -> None:
+    def _network(self, name: str) -> None:
+        elem_id = f"identity-{name.replace('_', '-')}"
+        self.pictures[name] = gr.File(
+            file_types=[".onnx"], type="filepath", label=self._(name), height=140, elem_id=elem_id
+        )
+        upload_limit(self.language, "weights", MAX_UPLOAD_BYTES, of=elem_id)
+
+    def _picture(self, name: str, kind: str = "webp") -> None:
         self.pictures[name] = gr.Image(
             type="filepath",
+            format=kind,
             sources=["upload", "clipboard"],
             label=self._(name),
             height=180,

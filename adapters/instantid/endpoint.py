@@ -43,6 +43,7 @@ class Endpoint(ModelEndpoint):
             gr.Textbox("", label=self._("api.accept_licence")),
             *self.choices(),
             self.size(),
+            gr.File(type="filepath", label=self._("identity.pose_network")),
         ]
 
     def run(  # noqa: PLR0913 - each is a named parameter of the API
@@ -64,17 +65,19 @@ class Endpoint(ModelEndpoint):
         device: str = "",
         dtype: Dtype | str = "",
         size: str = "",
+        pose_network: str | None = None,
+        caller: gr.Request | None = None,
     ) -> Iterator[Answer]:
         """Progress while it runs; at the end the report and the pictures."""
         with self.errors_in_words():
             wishes = wishes_of(variant, device, dtype, size, steps=steps)
             files = {"pose_picture": pose_picture, "base": base, "mask": mask, "skeleton": skeleton}
-            files |= {"edges_of": edges_of, "depth_map": depth_map}
+            files |= {"edges_of": edges_of, "depth_map": depth_map, "pose_network": pose_network}
             options = typed_settings(settings or {}) | {name: path or "" for name, path in files.items()}
             if prompt:
                 options["prompt"] = prompt
             request = jobs.request([Path(p) for p in photos or ()], options | {"consent": consent, "kind": kind})
-            asked = Asked(wishes, accepted=names_in(accept_licence))
+            asked = Asked(wishes, session=self.session(caller), accepted=names_in(accept_licence))
             items = told(self.context.engine, SPEC, request, asked)
             yield from self.told(items, lambda result: self._answer(result, kind))
 

@@ -139,6 +139,11 @@ class DrawRequest:
         return len(self.settings.prompts) * self.settings.pictures
 
     @property
+    def guided(self) -> bool:
+        """Whether each step asks with and without the words; every variant's own guidance does."""
+        return self.settings.guidance is None or self.settings.guidance > 1
+
+    @property
     def teaches(self) -> bool:
         """Whether its time says something of other requests: not where a part of the steps is left out."""
         return self.base is None

@@ -78,6 +78,7 @@ IDENTITY_NET = Component(
     repeated_block="BasicTransformerBlock",
     block_count=34,
     compile="blocks",
+    unguided=0.5,
 )
 UNET = Component(
     name="unet",
@@ -89,6 +90,7 @@ UNET = Component(
     repeated_block="BasicTransformerBlock",
     block_count=70,
     compile="blocks",
+    unguided=0.5,
 )
 # SDXL's VAE overflows fp16 in its decoder (activations above 65,504), so fp16 is not on its list.
 VAE = Component(

@@ -12,7 +12,7 @@ import gradio as gr
 from adapters.instantid import job as jobs
 from adapters.instantid import view
 from adapters.instantid.controls_part import ControlsPart
-from adapters.instantid.drawn import FoundFaces
+from adapters.instantid.drawn import Drawn, FoundFaces
 from adapters.instantid.endpoint import Endpoint
 from adapters.instantid.presets import PRESETS, fitting, seconds_of, wishes_of
 from adapters.instantid.requests import CONTROLS, MAX_SEED, FacesRequest
@@ -21,15 +21,14 @@ from adapters.instantid.spec import SPEC
 from adapters.instantid.view import Drawings
 from kit.parts import states
 from kit.parts.consent import consent_tick
-from kit.parts.context import LANE, QUIET, PageContext
+from kit.parts.context import QUIET, RUNS, PageContext
 from kit.parts.model_tab import ModelTab, Updates
 from kit.parts.picture_input import PictureInput, example_pictures, paths_of
 from kit.running import Asked, told
 from kit.sizes import write_size
 from kit.texts.report import seconds_text
-from loader.errors import AnyhostError, Cancelled
-from loader.outcome import Result, Step
-from loader.wishes import Wishes
+from loader.errors import AnyhostError
+from loader.outcome import Kept, Result, Step
 
 
 def tab(context: PageContext) -> None:
@@ -91,18 +90,22 @@ class IdentityTab(ModelTab[Drawings]):
             trigger_mode="always_last",
             **QUIET,
         )
+        wishes = dict(zip(panel.names, panel.controls, strict=True))
+        named["guidance"].change(_without_guidance, [named["guidance"]], [wishes["unguided"]], **QUIET)
         self.controls.dice.click(lambda: secrets.randbelow(MAX_SEED), None, [named["seed"]], **QUIET)
         self.result.seed.click(self._use_seed, [self.result.drawings, self.result.chosen], [named["seed"]], **QUIET)
         self.controls.find.click(
             self._find,
             [*self._ticks(), self.consent, self.photos.pictures, *panel.controls],
             [self.status, self.controls.faces],
-            concurrency_id=LANE,
-            concurrency_limit=1,
-            show_progress="hidden",
             api_visibility="private",
+            **RUNS,
         )
         self.controls.faces.select(_face_number, None, [named["face"]], **QUIET)
+        files = self.controls.pictures
+        self.controls.paint.wire(
+            self.status, self.photos.pictures, files["pose_picture"], files["mask"], named["region"]
+        )
 
     def _preset(self, name: str, *values: Any) -> list[Any]:
         nets, wished = values[: len(CONTROLS)], values[len(CONTROLS) :]
@@ -178,32 +181,22 @@ class IdentityTab(ModelTab[Drawings]):
         photos, consent, *controls = values
         options = self.controls.options(controls) | {"consent": bool(consent)}
         request = jobs.request(paths_of(photos), options)
-        try:
-            for item in told(self.context.engine, SPEC, request, asked):
-                yield Drawings(item) if isinstance(item, Result) else item
-        except Cancelled as stopped:
-            yield self._kept(stopped, asked.wishes)
+        for item in told(self.context.engine, SPEC, request, asked):
+            yield Drawings(item) if isinstance(item, Result) else item
 
-    def _kept(self, stopped: Cancelled, wishes: Wishes) -> Drawings:
-        """The pictures a stopped run had finished.
-
-        Raises:
-            Cancelled: none.
-        """
-        done = next((kept.value for kept in stopped.kept if kept.stage == "decoding_pictures"), ())
+    def finished_part(self, kept: Sequence[Kept], values: Sequence[Any], ended: Result) -> tuple[str, Updates]:
+        done: tuple[Drawn, ...] = next((one.value for one in kept if one.stage == "decoding_pictures"), ())
         if not done:
-            raise stopped
-        plan = replace(self.planning.plan(wishes), steps=done[0].steps)
-        return Drawings(Result(done, plan, weights=plan.provenance, items=len(done)), stopped=True)
+            return super().finished_part(kept, values, ended)
+        settings = done[0].settings
+        words = self._("kept.pictures", done=len(done), total=settings.pictures * len(settings.prompts))
+        return words, self.result.finished(Drawings(replace(ended, outputs=done, items=len(done))))
 
     def step_shown(self, step: Step) -> Updates:
         return self.result.step(step)
 
     def finished(self, outcome: Drawings, values: Sequence[Any]) -> Updates:
         del values
-        if outcome.stopped:
-            notice = states.notice(self._("state.stopped"), self._("identity.kept", count=len(outcome.drawn)))
-            return {self.status: notice, **self.result.finished(outcome)}
         batches = -(-outcome.result.items // outcome.result.plan.batch)
         return {**self.account(outcome.result, requests=batches), **self.result.finished(outcome)}
 
@@ -214,3 +207,8 @@ def _face_number(event: gr.SelectData) -> int:
 
 def _named_nets(strengths: Sequence[float]) -> tuple[str, ...]:
     return tuple(kind for kind, strength in zip(CONTROLS, strengths, strict=True) if strength)
+
+
+def _without_guidance(guidance: float) -> bool:
+    """Whether a guidance asks for none; 0 takes the variant's own, which does not."""
+    return 0 < guidance <= 1

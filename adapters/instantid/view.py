@@ -28,10 +28,9 @@ FACE_MARGIN = 0.35  # of a face's box, around it
 
 @dataclass(frozen=True, eq=False)
 class Drawings:
-    """A finished run, or what a stopped one had finished."""
+    """A finished run, or the pictures one had finished that ended early."""
 
     result: Result
-    stopped: bool = False
 
     @property
     def drawn(self) -> tuple[Drawn, ...]:

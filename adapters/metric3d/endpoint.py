@@ -47,6 +47,7 @@ class Endpoint(ModelEndpoint):
         device: str = "",
         dtype: Dtype | str = "",
         size: str = "",
+        caller: gr.Request | None = None,
     ) -> Iterator[Answer]:
         """Progress while it runs; at the end the report and the files of each picture."""
         with self.errors_in_words():
@@ -54,7 +55,7 @@ class Endpoint(ModelEndpoint):
             camera = wish_of({"focal_px": focal_px, "fov": fov, "f35mm": f35mm})
             opened, problems = open_shots([Path(p) for p in pictures or ()], camera)
             request = DepthRequest(tuple(shot for _, shot in opened))
-            items = measure(self.context.engine, request, Asked(wishes))
+            items = measure(self.context.engine, request, Asked(wishes, session=self.session(caller)))
             yield from self.told(items, lambda result: self._answer(shown(result, opened), problems, cloud=cloud))
 
     def _answer(self, view: Shown, problems: Sequence[InputError], *, cloud: bool) -> Answer:

@@ -20,7 +20,7 @@ from kit.exif import camera_tags
 from kit.images import Picture, open_picture
 from kit.video import Clip, Frame, probe_clip, read_frames
 from loader.errors import CheckpointMismatchError, InputError, WeightsCorruptError, WeightsError
-from loader.outcome import Step, Unit
+from loader.outcome import Kept, Step, Unit
 from loader.pipeline import Parts, Work
 from loader.plan import Plan
 from loader.weights import load_component, metadata, open_state
@@ -212,13 +212,13 @@ class Metric3D:
             name = f"pictures {len(measured) + 1} to {len(measured) + len(chunk)} of {len(shots)}"
             answers = yield Unit(name, "depth_model", partial(_predict, parts, [s.picture.rgb for s in chunk]))
             measured += [_measured(shot, answer) for shot, answer in zip(chunk, answers, strict=True)]
+            yield Kept("measuring", tuple(measured))
             yield Step("measuring", len(measured), len(shots))
         return tuple(measured)
 
     def sample(self, plan: Plan) -> DepthRequest:
-        """A rendered scene that ships with the project."""
-        del plan
-        return DepthRequest((shot_of(SAMPLE, CameraWish()),))
+        """A rendered scene that ships with the project, once for each picture of a batch."""
+        return DepthRequest((shot_of(SAMPLE, CameraWish()),) * plan.batch)
 
     def drift(self, reference: tuple[Any, ...], outputs: tuple[Any, ...]) -> float:
         """Mean relative difference of the depths."""
@@ -279,8 +279,13 @@ def _run_clip(parts: Parts, request: ClipRequest) -> Work:
         answers = yield Unit(name, "depth_model", partial(_predict, parts, [f.rgb for f in chunk]))
         depths += [_small_depth(request, answer) for answer in answers]
         seconds += [f.seconds for f in chunk]
+        yield Kept("measuring", (_clip(request, depths, seconds),))
         yield Step("measuring", len(depths), max(request.items, len(depths)))
-    return (MeasuredClip(request.clip.name, request.clip.size, request.camera, tuple(depths), tuple(seconds)),)
+    return (_clip(request, depths, seconds),)
+
+
+def _clip(request: ClipRequest, depths: Sequence[NDArray[np.float16]], seconds: Sequence[float]) -> MeasuredClip:
+    return MeasuredClip(request.clip.name, request.clip.size, request.camera, tuple(depths), tuple(seconds))
 
 
 def _chunks(frames: Iterator[Frame], parts: Parts) -> Iterator[list[Frame]]:

@@ -1,7 +1,7 @@
 """The Metric3D tab: pictures or a video in, metres out, with the plan before and the account after."""
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from kit.parts.upload_limit import upload_limit
 from kit.running import Asked
 from kit.uploads import MAX_CLIP_BYTES, check_clip
 from loader.errors import InputError
-from loader.outcome import Result, Step
+from loader.outcome import Kept, Result, Step
 
 MOST_CLIP_FRAMES = 600
 EXAMPLES_SHOWN = 5
@@ -135,6 +135,16 @@ class DepthTab(ModelTab[Depths]):
         opened = outcome.opened
         parts = self.result.of_pictures(shown(result, opened)) if opened else self.result.of_clip(result)
         return {self.status: notice, **self.account(result, requests=_batches(result)), **parts}
+
+    def finished_part(self, kept: Sequence[Kept], values: Sequence[Any], ended: Result) -> tuple[str, Updates]:
+        kind, pictures, _, _, _, *controls = values
+        done = kept[-1].value
+        part = replace(ended, outputs=done, items=len(done))
+        if kind == "clip":
+            return self._("kept.frames", done=len(done[0].depths)), self.result.of_clip(part)
+        opened, _ = open_shots(paths_of(pictures), self.camera.read(controls))
+        words = self._("kept.pictures", done=len(done), total=len(opened))
+        return words, self.result.of_pictures(shown(part, opened[: len(done)]))
 
 
 def _batches(result: Result) -> int:

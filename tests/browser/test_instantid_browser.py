@@ -10,6 +10,7 @@ from kit.ai_label import SOURCE_TYPE
 from kit.settings import read_settings
 from tests.browser.chromium import PATIENCE
 from tests.browser.server import Served
+from tests.test_instantid_parts import joints_network
 
 pytestmark = pytest.mark.browser
 
@@ -127,3 +128,42 @@ def test_on_a_phone_nothing_reaches_beyond_the_side(server: Served, browser: Bro
     beyond = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert beyond <= 2
     page.close()
+
+
+def test_a_mask_is_painted_on_the_photo_and_used(page: Page) -> None:
+    dry_run(page)
+    page.locator("#identity-consent input").check()
+    page.locator("#identity-fold-face button.label-wrap").first.click()
+    expect(page.locator("#identity-canvas")).to_be_hidden()
+    page.click("#identity-paint")
+    canvas = page.locator("#identity-canvas canvas").first
+    expect(canvas).to_be_visible(timeout=PATIENCE)
+    page.click("#identity-take-mask")
+    expect(page.locator("#identity-status [role=alert]")).to_contain_text("nothing is painted yet", timeout=PATIENCE)
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 30, y)
+    page.mouse.down()
+    page.mouse.move(x + 30, y + 10, steps=6)
+    page.mouse.up()
+    page.click("#identity-take-mask")
+    expect(page.locator("#identity-mask img")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#identity-region input[value=mask]")).to_be_checked()
+    expect(page.locator("#identity-canvas")).to_be_hidden()
+    draw(page)
+
+
+def test_a_network_for_the_joints_is_taken_on_the_page(page: Page, tmp_path: Path) -> None:
+    dry_run(page)
+    page.locator("#identity-consent input").check()
+    page.locator("#identity-fold-controls button.label-wrap").first.click()
+    page.fill("#identity-pose input[type=number]", "0.5")
+    page.click("#identity-run")
+    expect(page.locator("#identity-status [role=alert]")).to_contain_text("skeleton picture", timeout=PATIENCE)
+    network = tmp_path / "joints.onnx"
+    network.write_bytes(joints_network())
+    page.set_input_files("#identity-pose-network input[type=file]", network)
+    expect(page.locator("#identity-pose-network")).to_contain_text("joints", timeout=PATIENCE)
+    draw(page)

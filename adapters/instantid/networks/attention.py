@@ -12,7 +12,7 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from kit.attention import attend, merge_heads, split_heads
+from kit.attention import Attend, attend, merge_heads, split_heads
 from loader.errors import InputError
 
 DEFAULT_FACE_SCALE = 0.5
@@ -23,7 +23,14 @@ FaceMasks = Mapping[int, Tensor]
 
 
 class PlainAttention:
-    """Self attention, or cross attention over all of the context; what the layers without a face branch do."""
+    """Self attention, or cross attention over all of the context; what the layers without a face branch do.
+
+    Attributes:
+        attend: the attention product; the plan may put another in its place.
+    """
+
+    def __init__(self) -> None:
+        self.attend: Attend = attend
 
     def __call__(
         self,
@@ -41,7 +48,7 @@ class PlainAttention:
             split_heads(layer(tokens), attn.heads)
             for layer, tokens in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
         )
-        return attn.to_out[0](merge_heads(attend(query, key, value)))
+        return attn.to_out[0](merge_heads(self.attend(query, key, value)))
 
 
 class FaceAttention(nn.Module):
@@ -53,6 +60,7 @@ class FaceAttention(nn.Module):
 
     Attributes:
         scale: strength of the face when the call names none; the published loader's default is 0.5.
+        attend: the attention product of both branches; the plan may put another in its place.
     """
 
     def __init__(
@@ -61,6 +69,7 @@ class FaceAttention(nn.Module):
         super().__init__()
         self.num_tokens = num_tokens
         self.scale = scale
+        self.attend: Attend = attend
         self.to_k_ip = nn.Linear(token_width, width, bias=False)
         self.to_v_ip = nn.Linear(token_width, width, bias=False)
 
@@ -94,7 +103,7 @@ class FaceAttention(nn.Module):
         text, face = encoder_hidden_states.tensor_split((-self.num_tokens,), dim=1)
         query = split_heads(attn.to_q(hidden_states), attn.heads)
         from_text, from_face = (
-            merge_heads(attend(query, split_heads(key, attn.heads), split_heads(value, attn.heads)))
+            merge_heads(self.attend(query, split_heads(key, attn.heads), split_heads(value, attn.heads)))
             for key, value in (
                 (attn.to_k(text), attn.to_v(text)),
                 (self.to_k_ip(face), self.to_v_ip(face)),
@@ -122,11 +131,11 @@ def _mask_for(masks: FaceMasks, hidden_states: Tensor) -> Tensor:
 
 
 def use_plain_attention(network: UNet2DConditionModel | ControlNetModel) -> None:
-    """Route every transformer block of a network through ``attend``."""
-    plain: Any = PlainAttention()
-    processors = dict(network.attn_processors)
+    """Route every transformer block of a network through an ``attend`` of its own."""
+    processors: dict[str, Any] = dict(network.attn_processors)
     blocks = [name for name in processors if name.endswith((".attn1.processor", ".attn2.processor"))]
-    network.set_attn_processor({**processors, **dict.fromkeys(blocks, plain)})
+    processors.update({name: PlainAttention() for name in blocks})
+    network.set_attn_processor(processors)
 
 
 def add_face_attention(unet: UNet2DConditionModel, num_tokens: int) -> None:

@@ -6,7 +6,7 @@ Source: InstantID/InstantID @ 2145b67, itself the perceiver resampler of Flaming
 import torch
 from torch import Tensor, nn
 
-from kit.attention import attend, merge_heads, split_heads
+from kit.attention import Attend, attend, merge_heads, split_heads
 
 
 class LatentAttention(nn.Module):
@@ -15,6 +15,7 @@ class LatentAttention(nn.Module):
     def __init__(self, dim: int, dim_head: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
+        self.attend: Attend = attend
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
         self.to_q = nn.Linear(dim, dim_head * heads, bias=False)
@@ -27,7 +28,7 @@ class LatentAttention(nn.Module):
         context = torch.cat((self.norm1(tokens), latents), dim=1)
         key, value = self.to_kv(context).chunk(2, dim=-1)
         query, key, value = (split_heads(part, self.heads) for part in (self.to_q(latents), key, value))
-        return self.to_out(merge_heads(attend(query, key, value)))
+        return self.to_out(merge_heads(self.attend(query, key, value)))
 
 
 class ResamplerLayer(nn.ModuleList):

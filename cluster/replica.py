@@ -3,16 +3,18 @@
 import logging
 import os
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 
 from adapters import adapter
 from cluster.board import NAME, NAMESPACE, Standing
+from cluster.sendable import sendable
 from loader.engine import Engine
 from loader.errors import AnyhostError
 from loader.folders import Folders
@@ -23,10 +25,14 @@ from loader.outcome import Cancel, Result, Step
 from loader.plan import Plan
 from loader.probe import probe
 from loader.process import limit_threads
+from loader.tuning import Tuning
 from loader.wishes import Wishes
 
 POLL_SECONDS = 0.3
-Item = Step | Result | AnyhostError
+STEP_SECONDS = 0.1
+ARRIVED = Step("arrived", 1, 1)
+Kind = Literal["run", "tune"]
+Item = Step | Result | Tuning | AnyhostError
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +47,22 @@ def planning_host(real: Host, named: str) -> Host:
         return real
     other = load_host(named)
     return replace(other, accelerators=real.accelerators, torch=real.torch, python=real.python, probed=True)
+
+
+def thinned(items: Iterable[Item], clock: Callable[[], float] = time.monotonic) -> Iterator[Item]:
+    """Without steps that follow another of their stage too closely: each costs two processes a millisecond or more.
+
+    What a stage shows when it is done is never left out.
+    """
+    stage, last = "", clock()
+    for item in items:
+        if isinstance(item, Step):
+            now = clock()
+            shows = item.preview is not None and item.index == item.total
+            if item.stage == stage and now - last < STEP_SECONDS and not shows:
+                continue
+            stage, last = item.stage, now
+        yield item
 
 
 class Replica:
@@ -60,24 +82,32 @@ class Replica:
         # Replicas of one node share its cache folder; what each learns of its own speed is its own.
         store = Store(folders.cache / f"learned-{host.name.replace(' ', '-')}-{threads}.json", host)
         self.engine = Engine(host, folders, store)
-        ray.get(self._board.register.remote(Standing(self.number, host, os.getpid())))
+        self._standing = Standing(self.number, host, os.getpid())
+        ray.get(self._board.register.remote(self._standing))
 
     def plan(self, name: str, wishes: Wishes) -> Plan:
         """This node's plan."""
         return self.engine.plan(adapter(name), wishes)
 
-    def run(
-        self, request_id: str, name: str, request: Any, wishes: Wishes, settings: dict[str, Any]
+    def work(
+        self, request_id: str, kind: Kind, name: str, words: tuple[Any, ...], settings: dict[str, Any]
     ) -> Iterator[tuple[str, Item]]:
-        """Run one request; each item comes with this replica's number. An expected error is the last item."""
+        """Run one request, or tune: what the engine's method ``kind`` yields for ``words`` and ``settings``.
+
+        Each item comes with this replica's number. An expected error is the last item.
+
+        The first is no step but says that the request is here.
+        """
+        yield self.number, ARRIVED
         cancel, ended = Cancel(), threading.Event()
         watcher = threading.Thread(target=self._watch, args=(request_id, cancel, ended), daemon=True)
         watcher.start()
         try:
-            for item in self.engine.run(adapter(name), request, wishes, cancel=cancel, **settings):
+            begin = self.engine.run if kind == "run" else self.engine.tune
+            for item in thinned(begin(adapter(name), *words, cancel=cancel, **settings)):
                 yield self.number, item
         except AnyhostError as error:
-            yield self.number, error
+            yield self.number, sendable(error)
         finally:
             ended.set()
 
@@ -89,6 +119,7 @@ class Replica:
                 return
 
     def check_health(self) -> None:
-        """Asked by Ray Serve; a replica that answers is well."""
+        """Asked by Ray Serve every few seconds; a replica that answers is well, and tells the board so."""
+        self._board.register.remote(self._standing)
         if not Path(self.engine.folders.cache).parent.exists():
             raise RuntimeError(f"{self.engine.folders.cache} is gone: the node's disk was unmounted")

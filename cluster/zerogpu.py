@@ -7,7 +7,6 @@ do are asked for; ``torch.compile`` is not available there (the plan knows).
 """
 
 import math
-import pickle
 import tempfile
 import threading
 import time
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from adapters import adapter
+from cluster.sendable import sendable
 from loader.engine import Engine
-from loader.errors import AnyhostError, DoesNotFitError
+from loader.errors import AnyhostError, DoesNotFitError, InputError
 from loader.host import Host
 from loader.outcome import Cancel, Result, Step
 from loader.plan import Plan
@@ -67,6 +67,14 @@ class ZeroGpuEngine:
     def host(self) -> Host:
         return self._engine.host
 
+    @property
+    def accepted(self) -> frozenset[str]:
+        return self._engine.accepted
+
+    @accepted.setter
+    def accepted(self, names: frozenset[str]) -> None:
+        self._engine.accepted = names
+
     def preload(self, specs: tuple[AdapterSpec, ...]) -> None:
         """Place models whose weights are here, before the page is up: the platform keeps them at hand for workers."""
         for spec in specs:
@@ -90,13 +98,28 @@ class ZeroGpuEngine:
         if made.device == "cpu":
             yield from self._engine.run(spec, request, wishes, cancel=cancel, checkpoint=checkpoint, **settings)
             return
-        if checkpoint is None:
+        on_card = self._run_on_card(spec, request, wishes, cancel, {**settings, "checkpoint": checkpoint})
+        yield from self._engine.live.watching(spec.name, on_card)
+
+    def _run_on_card(
+        self, spec: AdapterSpec, request: Any, wishes: Wishes, cancel: Cancel, settings: dict[str, Any]
+    ) -> Generator[Step | Result, None, None]:
+        made = self._engine.plan(spec, wishes)
+        if settings["checkpoint"] is None:
             made = yield from self._engine.fetch(spec, wishes, cancel, settings.get("accepted", frozenset()))
         seconds = seconds_wanted(made, max(1, getattr(request, "items", 1)))
         yield Step("asking_for_card", 0, 1, detail={"seconds": seconds})
         stop = self._stops / f"{time.monotonic_ns()}-{threading.get_ident()}"
-        stream = self._on_card(seconds, stop, spec.name, request, wishes, {**settings, "checkpoint": checkpoint})
+        stream = self._on_card(seconds, stop, spec.name, request, wishes, settings)
         yield from self._followed(stream, stop, cancel)
+
+    def tune(self, *_: Any, **__: Any) -> Generator[Step, None, None]:
+        """Not here: every trial would come off a visitor's seconds.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("trying plans out would use up the seconds on a card that a Space has for the day: not here")
 
     @staticmethod
     def _followed(
@@ -141,15 +164,6 @@ def in_worker(
     try:
         yield from engine.run(adapter(name), request, wishes, cancel=cancel, **settings)
     except AnyhostError as error:
-        yield _sendable(error)
+        yield sendable(error)
     finally:
         ended.set()
-
-
-def _sendable(error: AnyhostError) -> AnyhostError:
-    """``error``, without what finished stages gave if that cannot travel."""
-    try:
-        pickle.dumps(error)
-    except (pickle.PicklingError, TypeError, AttributeError):
-        error.kept = ()
-    return error

@@ -186,3 +186,11 @@ def test_killed_in_the_middle_and_run_again_from_the_command_line(tmp_path):
     written = (out / LEDGER).read_text().splitlines()
     assert len(written) == 12
     assert len(list(out.rglob("*-detections.json"))) == 11
+
+
+@pytest.mark.parametrize("words", [["--address", "auto"], ["--replicas", "2"], ["--cores", "1"]])
+def test_what_is_for_replicas_is_refused_without_them(folder, tmp_path, words, capsys):
+    import app
+
+    assert app.main(["batch", "damo_yolo", str(folder), "--out", str(tmp_path / "out"), *words]) == 2
+    assert "go with --ray" in capsys.readouterr().err

@@ -52,13 +52,19 @@ def run(engine: Any, count: int, **settings: Any) -> dict[str, Any]:
     }
 
 
-def main(folder: Path) -> dict[str, Any]:
+def rehearsed(folder: Path) -> ZeroGpuEngine:
+    """An engine as on a ZeroGPU Space, whose card is the fake accelerator."""
     fake_accelerator.register()
     card = fake_accelerator.fake_card(2**32)
     base = load_host("zerogpu-48g")
     host = replace(base, accelerators=(card,), ram_bytes=2**34, free_ram_bytes=2**34, probed=True, torch="test")
     engine = ZeroGpuEngine(engine_on(host, folder), spaces.GPU)
     engine.preload((SPEC,))
+    return engine
+
+
+def main(folder: Path) -> dict[str, Any]:
+    engine = rehearsed(folder)
     held = fake_accelerator.MEMORY.used
     placing = fake_accelerator.MEMORY.computed.total()
     found: dict[str, Any] = {"placed_bytes": held, "main_process": os.getpid()}

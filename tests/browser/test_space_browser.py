@@ -15,8 +15,18 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, expect
 
+from adapters import ADAPTERS
+from kit.parts.context import PageContext
+from kit.parts.planning import Planning
+from kit.texts import flips_when
+from kit.texts.labels import label
+from kit.texts.report import seconds_text
+from loader.host import load_host
+from loader.plan import plan
+from loader.wishes import Wishes
 from tests.browser.chromium import PATIENCE
 from tests.browser.server import ROOT, wait_for
+from tests.machines import engine_on
 
 pytestmark = pytest.mark.browser
 RAM = 16 * 2**30
@@ -133,12 +143,46 @@ def test_the_page_of_a_cpu_space_detects_and_measures(space: Space, browser: Bro
     assert space.process.poll() is None
 
 
+GENERATORS = {"InstantID": "identity", "AniPortrait": "animate", "Hunyuan3D-1": "mesh"}
+
+
+def test_generators_of_a_cpu_space_say_how_long_before_the_press(space: Space, browser: Browser):
+    """On the button itself, or why it cannot be pressed and what would do."""
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.set_default_timeout(PATIENCE)
+    page.goto(space.url, wait_until="domcontentloaded")
+    for title, prefix in GENERATORS.items():
+        page.get_by_role("tab", name=title, exact=True).click()
+        button = page.locator(f"#{prefix}-run")
+        expect(button).to_be_visible(timeout=PATIENCE)
+        expect(button).to_contain_text(re.compile(r"\(about \d+(\.\d+)? (min|h)\)"), timeout=PATIENCE)
+        expect(page.locator(f"#{prefix}-plan")).to_contain_text("on the CPU", timeout=PATIENCE)
+    over = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert over <= 1
+    page.close()
+
+
+@pytest.mark.parametrize("name", ["cpu-basic", "jetson-nano-4g"])
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_button_of_a_generator_says_how_long_or_the_card_what_would_do(name: str, language: str, tmp_path: Path):
+    context = PageContext(engine_on(load_host(name), tmp_path), language)
+    for spec in ADAPTERS:
+        shown = Planning(context, spec).show(Wishes())
+        made = plan(spec, load_host(name))
+        action = label(f"{spec.endpoint.strip('/')}.run", language)
+        if made.fits and made.predicted_seconds >= 60:
+            assert shown.button != action
+            assert shown.button.startswith(action)
+            assert seconds_text(made.predicted_seconds) in shown.button
+        else:
+            assert shown.button == action
+        if not made.fits:
+            assert made.refusal is not None
+            assert flips_when(made.refusal, language) in shown.card or made.refusal.rejected
+
+
 def test_generators_are_planned_honestly_on_a_cpu_space():
     """What the page says of them there: a time, or a refusal that names what would do."""
-    from adapters import ADAPTERS
-    from loader.host import load_host
-    from loader.plan import plan
-
     host = load_host("cpu-basic")
     for spec in ADAPTERS:
         made = plan(spec, host)

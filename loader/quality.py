@@ -1,9 +1,14 @@
 """How far a plan's output is from fp32, in the task's own metric, and when that is too far."""
 
+import hashlib
+import json
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from loader.knowledge import EMPTY
 from loader.plan import Plan, plan_situation
+from loader.tuned import machine_of
 from loader.wishes import Wishes
 
 
@@ -13,17 +18,41 @@ def limit(made: Plan) -> float:
     return made.situation.spec.max_drift if wish is None else wish
 
 
-def main_component(made: Plan) -> str:
-    """The component with the most bytes: the one a precision is judged by."""
-    return max(made.components, key=lambda p: p.bytes).name
+def low_components(made: Plan) -> tuple[str, ...]:
+    """Components that compute in less than fp32, those of the fewest bytes first."""
+    low = [placed for placed in made.components if placed.compute_dtype != "fp32"]
+    return tuple(placed.name for placed in sorted(low, key=lambda placed: placed.bytes))
 
 
-def judgement_key(made: Plan) -> tuple[str, ...] | None:
-    """What a judgement holds for, or None when everything computes in fp32 and there is nothing to judge."""
-    low = [f"{p.name}:{p.compute_dtype}:{','.join(p.keep_fp32)}" for p in made.components if p.compute_dtype != "fp32"]
+def judgement_key(made: Plan, weights: Iterable[str] = ()) -> str | None:
+    """What a judgement holds for, or None when everything computes in fp32 and there is nothing to judge.
+
+    Machine, torch, model, size, how each part below fp32 computes, and ``weights``: what tells their files apart.
+    """
+    low = [
+        [p.name, p.device, p.compute_dtype, p.memory_format, p.attention, *p.keep_fp32]
+        for p in made.components
+        if p.compute_dtype != "fp32"
+    ]
     if not low:
         return None
-    return (made.adapter, made.variant, made.device, f"{made.size[0]}x{made.size[1]}", *low)
+    host = made.situation.host
+    facts = [machine_of(host, made.device), host.torch, made.adapter, made.variant, made.size, low, sorted(weights)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+
+
+def identity_of(file: Path) -> str:
+    """What tells one file of weights from another without reading it: name, bytes and time of change."""
+    facts = file.stat()
+    return f"{file.name} {facts.st_size} {facts.st_mtime_ns}"
+
+
+def with_fp32(made: Plan, component: str) -> Plan:
+    """The same plan with one component in fp32, without compile, which takes longer than what it is asked for."""
+    limits = made.situation.limits
+    raised = replace(limits, dtype_floor={**limits.dtype_floor, component: "fp32"})
+    wishes = replace(made.situation.wishes, compile="none")
+    return plan_situation(replace(made.situation, wishes=wishes, limits=raised))
 
 
 def reference_plan(made: Plan) -> Plan:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adapters.metric3d.geometry import prepare
 from adapters.metric3d.networks import Prediction, build, load_published, use_attention
@@ -75,33 +75,49 @@ class Depth:
 
     def call(self, placement: Placement, batch: int) -> Call:
         """One forward of the placed network on ``batch`` copies of the sample picture."""
-        guard = call_guard(self._module(placement), placement)
-        images, _ = prepare(self._picture.rgb, self._plan.size)
-        return partial(guard, images.repeat(batch, 1, 1, 1))
+        return partial(call_guard(self._module(placement), placement), self.images(batch))
 
-    def drift(self, reference: Placement, other: Placement) -> float | None:
+    def images(self, batch: int) -> Tensor:
+        """The sample picture ``batch`` times, ``[batch, 3, H, W]``."""
+        images, _ = prepare(self._picture.rgb, self._plan.size)
+        return images.repeat(batch, 1, 1, 1)
+
+    def plain(self) -> nn.Module:
+        """The network in fp32 with fused attention: what other runtimes are given."""
+        return Flat(self._loaded().eval().requires_grad_(requires_grad=False))
+
+    def drift(self, reference: Any, other: Any) -> float | None:
         """Mean relative difference of the canonical depths; None for seeded weights, which see nothing."""
         if self._file is None:
             return None
-        first, second = (self._depth(placement) for placement in (reference, other))
+        first, second = (given[0][:1].float().cpu() for given in (reference, other))
         return float(((second - first).abs() / first.abs().clamp(min=1e-3)).mean())
 
-    def _depth(self, placement: Placement) -> Tensor:
-        prediction: Prediction = self.call(placement, 1)()
-        return prediction.depth.cpu()
-
-    def _module(self, placement: Placement) -> torch.nn.Module:
-        name = str(self._variant.config.get("variant", self._variant.name))
-        if self._file is not None:
-            name, config = network_of(self._file, name)
-            state = open_state(self._file, key=self._variant.weights[0].key)
-            module = load_component(
-                partial(build, self.component, name, **config), load_published, self.component, state
-            )
-        else:
-            torch.manual_seed(SEED)
-            module = build(self.component, name)
+    def _module(self, placement: Placement) -> nn.Module:
+        module = self._loaded()
         if placement.attention == EAGER:
             use_attention(module, eager_attention)
             placement = replace(placement, attention=SDPA)  # what the loader knows; it leaves the layers as they are
         return place(module, placement, Metric3D.own_edges[self.component])
+
+    def _loaded(self) -> nn.Module:
+        name = str(self._variant.config.get("variant", self._variant.name))
+        if self._file is not None:
+            name, config = network_of(self._file, name)
+            state = open_state(self._file, key=self._variant.weights[0].key)
+            return load_component(partial(build, self.component, name, **config), load_published, self.component, state)
+        torch.manual_seed(SEED)
+        return build(self.component, name)
+
+
+class Flat(nn.Module):
+    """A network whose prediction is a plain tuple of the tensors it has: other runtimes know no other."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """``[B, 3, H, W]`` to depth, confidence and, where there are, normals."""
+        prediction: Prediction = self.network(images)
+        return tuple(part for part in prediction if part is not None)

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from adapters.damo_yolo.networks import Detector as Network
 from adapters.damo_yolo.networks import build, load_published
 from adapters.damo_yolo.pipeline import SAMPLE, DamoYolo, Seen, labels_of_variant
 from adapters.damo_yolo.postprocess import Suppression, detections
@@ -18,7 +20,7 @@ from loader.plan import Placement, Plan
 from loader.spec import Variant
 from loader.weights import load_component, open_state
 
-Call = Callable[[], object]
+Call = Callable[[], Any]
 SEED = 7
 
 
@@ -57,22 +59,32 @@ class Detector:
     def call(self, placement: Placement, batch: int) -> Call:
         """One forward of the placed network on ``batch`` copies of the sample picture."""
         guard = call_guard(self._module(placement), placement)
-        images = preprocess(self._picture.rgb, self._plan.size).repeat(batch, 1, 1, 1)
+        images = self.images(batch)
         return lambda: guard(images)
 
-    def drift(self, reference: Placement, other: Placement) -> float | None:
+    def images(self, batch: int) -> Tensor:
+        """The sample picture ``batch`` times, ``[batch, 3, H, W]``."""
+        return preprocess(self._picture.rgb, self._plan.size).repeat(batch, 1, 1, 1)
+
+    def plain(self) -> nn.Module:
+        """The network with its branches merged, in fp32: what other runtimes are given."""
+        module = self._loaded()
+        assert isinstance(module, Network), "what was built is what was loaded"
+        module.merge()
+        return module.eval().requires_grad_(requires_grad=False)
+
+    def drift(self, reference: Any, other: Any) -> float | None:
         """How far detections move; None for seeded weights, which detect nothing."""
         if self._file is None:
             return None
-        first, second = (self._seen(p) for p in (reference, other))
-        return DamoYolo().drift((first,), (second,))
+        return DamoYolo().drift((self._seen(reference),), (self._seen(other),))
 
-    def _seen(self, placement: Placement) -> Seen:
-        scores, boxes = cast(tuple[torch.Tensor, torch.Tensor], self.call(placement, 1)())
+    def _seen(self, given: tuple[Tensor, Tensor]) -> Seen:
+        scores, boxes = given[:2]
         labels = labels_of_variant(self._variant)
         found = detections(
-            scores[0].cpu(),
-            boxes[0].cpu(),
+            scores[0].float().cpu(),
+            boxes[0].float().cpu(),
             network_size=self._plan.size,
             picture_size=self._picture.size,
             labels=labels,
@@ -80,17 +92,18 @@ class Detector:
         )
         return Seen("sample", self._picture.size, found, labels)
 
-    def _module(self, placement: Placement) -> torch.nn.Module:
+    def _module(self, placement: Placement) -> nn.Module:
+        return place(self._loaded(), placement, DamoYolo.own_edges["detector"])
+
+    def _loaded(self) -> nn.Module:
         network = str(self._variant.config.get("variant", self._variant.name))
         classes = len(labels_of_variant(self._variant))
 
-        def make() -> torch.nn.Module:
+        def make() -> nn.Module:
             return build("detector", network, num_classes=classes)
 
         if self._file is not None:
             state: Mapping[str, torch.Tensor] = open_state(self._file, key=self._variant.weights[0].key)
-            module = load_component(make, load_published, "detector", state)
-        else:
-            torch.manual_seed(SEED)
-            module = make()
-        return place(module, placement, DamoYolo.own_edges["detector"])
+            return load_component(make, load_published, "detector", state)
+        torch.manual_seed(SEED)
+        return make()

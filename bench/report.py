@@ -1,217 +1,212 @@
-"""``app.py bench``: runs the configurations of an adapter and reports rows."""
+"""The bench's report as a table, as Markdown with charts, as CSV, as JSON."""
 
-import json
+import csv
+import io
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from functools import partial
+from pathlib import Path
 
 from adapters import adapter
-from bench.apart import apart, peak_of
-from bench.depth import Depth
-from bench.detector import Detector
-from bench.limited import limits_of, probed_here
-from bench.timing import Times, interleaved, ratio
-from loader.errors import DoesNotFitError, InputError
+from bench import measuring
+from bench.charts import Bar, memory_bars, rate_bars, svg_file, time_bars
+from bench.rows import Asked, Machine, Progress, Report, Row, Tell, report_to_json, unheard
+from kit.exports import write_bytes
+from loader.errors import InputError
 from loader.folders import Folders
-from loader.host import Host
-from loader.plan import Placement, Plan, plan
-from loader.process import limit_threads
-from loader.wishes import Wishes
+from loader.host import GIB, Host
+
+MIB = 2**20
+COLUMNS = (
+    *("variant", "size", "configuration", "batch", "ms a picture", "quartiles", "fastest", "images/s", "speed-up"),
+    *("peak MiB", "of the first", "drift", "rounds", "quiet"),
+)
+NONE = "–"
 
 
-class Subject(Protocol):
-    """What is timed of one adapter under one plan."""
-
-    @property
-    def weights(self) -> str: ...
-
-    def placements(self, *, compiled: bool) -> dict[str, Placement]: ...
-
-    def call(self, placement: Placement, batch: int) -> Callable[[], Any]: ...
-
-    def drift(self, reference: Placement, other: Placement) -> float | None: ...
-
-
-SUBJECTS: Mapping[str, Callable[[Plan, Folders], Subject]] = {"damo_yolo": Detector, "metric3d": Depth}
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What to measure.
-
-    Attributes:
-        quick: times only: no process for each peak, no limited instruction sets.
-    """
-
-    adapter: str
-    variant: str | None
-    batches: tuple[int, ...]
-    repeats: int
-    compiled: bool
-    size: tuple[int, int] | None = None
-    quick: bool = False
-
-
-Row = dict[str, Any]
-
-
-def rows(asked: Asked, host: Host, folders: Folders) -> list[Row]:
-    """Rows as contracted, the unadapted path first in each batch size, then the same under limited instruction sets.
+def report(asked: Sequence[Asked], host: Host, folders: Folders, tell: Tell = unheard) -> Report:
+    """Rows of all adapters with the machine's description.
 
     Raises:
-        InputError: an adapter that has no bench yet.
-        DoesNotFitError: no plan.
-        RunError: a measurement in a process of its own was killed.
+        AnyhostError: as ``bench.measuring.rows``.
     """
-    made = [row for batch in asked.batches for row in _rows_of_batch(asked, host, folders, batch)]
-    if not asked.quick:
-        for limit in limits_of(host):
-            made += apart(limited_rows, limit.environ, asked, folders, limit.name)
+    done: list[Row] = []
+    for one in asked:
+        done += measuring.rows(one, host, folders, partial(_after, tuple(done), tell))
+    return Report(Machine.of(host, date.today().isoformat()), tuple(done))
+
+
+def _after(before: tuple[Row, ...], tell: Tell, progress: Progress) -> None:
+    tell(replace(progress, rows=before + progress.rows))
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+
+def machine_line(machine: Machine) -> str:
+    """The machine in one line."""
+    cards = ", ".join(machine.accelerators)
+    parts = (
+        machine.title,
+        "" if machine.cpu in machine.title else f"{machine.cores} cores of {machine.cpu}",
+        f"{machine.ram_bytes / GIB:.0f} GiB",
+        cards,
+        ", ".join(machine.isa),
+        f"torch {machine.torch}, Python {machine.python}",
+        f"limited by {', '.join(machine.limits)}" if machine.limits else "",
+        f"measured {machine.date}",
+    )
+    return "; ".join(part for part in parts if part)
+
+
+def table(found: Report) -> str:
+    """The report as a Markdown table, for a terminal too."""
+    return f"{machine_line(found.machine)}\n\n{_grid(found.rows)}\n\n{_notes(found.rows)}"
+
+
+def _grid(rows: Sequence[Row], *, without: int = 0) -> str:
+    """All columns but the first ones, which a heading may say already."""
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *map(cells, rows)]
+    return "\n".join(_line(line[without:]) for line in lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row in the order of ``COLUMNS``. One that could not be timed says why in place of its time."""
+    height, width = row.size
+    ms = row.ms_per_image
+    why = row.error.replace("|", "/")
+    return (
+        row.variant,
+        f"{height}×{width}",
+        row.config,
+        str(row.batch),
+        (why or NONE) if ms is None else f"{ms.median:.1f}",
+        NONE if ms is None else f"{ms.low:.1f}–{ms.high:.1f}",
+        NONE if ms is None else f"{ms.min:.1f}",
+        _number(row.images_per_second, "{:.1f}"),
+        _number(row.speed_up, "{:.2f}×"),
+        _number(None if row.peak is None else row.peak / MIB, "{:.0f}"),
+        _number(row.memory_ratio, "{:.2f}"),
+        _number(row.drift, "{:.4f}"),
+        str(row.repeats) if ms is not None else NONE,
+        NONE if ms is None else "yes" if row.quiet else "no",
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return NONE if value is None else form.format(value)
+
+
+def _notes(rows: Sequence[Row]) -> str:
+    weights = ", ".join(sorted({row.weights for row in rows}))
+    return (
+        f"Weights: {weights}. Times are medians over rounds in which every configuration has one call in turn, with "
+        "the quartiles beside them. Speed-up: median over rounds, against the first row of the same batch and "
+        "instruction set. Peak: weights and everything else that grew while it ran, in a process of its own. Drift: "
+        "from the first row, as the adapter judges it. Quiet: threads waited less than a tenth of the time for a "
+        "processor."
+    )
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def csv_text(found: Report) -> str:
+    """A line for each row (RFC 4180): times in milliseconds a call, memory in bytes."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    spans = ("min", "low", "median", "high", "max")
+    names = ("adapter", "variant", "weights", "config", "kind", "height", "width", "batch", "repeats")
+    figures = ("images_per_second", "speed_up", "quiet", "peak_bytes", "memory_ratio", "drift", "limits", "error")
+    writer.writerow((*names, *(f"ms_{span}" for span in spans), *figures))
+    for row in found.rows:
+        ms = [getattr(row.ms, span) if row.ms is not None else "" for span in spans]
+        what = (row.adapter, row.variant, row.weights, row.config, row.kind, *row.size, row.batch, row.repeats)
+        rest = (row.images_per_second, row.speed_up, row.quiet, row.peak, row.memory_ratio, row.drift)
+        limits = " ".join(row.limits)
+        writer.writerow((*what, *ms, *("" if value is None else value for value in rest), limits, row.error))
+    return buffer.getvalue()
+
+
+def markdown(found: Report, command: str = "", charts: Mapping[str, str] | None = None) -> str:
+    """The report as a page: the machine, how it was made, and a table for each model with its charts.
+
+    Args:
+        found: the report.
+        command: that gives it again.
+        charts: address of each picture by its name (see ``chart_files``); none are shown without it.
+    """
+    parts = ["# Measured by `app.py bench`", machine_line(found.machine) + "."]
+    if command:
+        parts.append(f"```\n{command}\n```")
+    for rows in found.tables():
+        title = table_title(rows)
+        pictures = [f"![{title}: {what}]({charts[name]})" for what, name in _names(rows) if charts and name in charts]
+        parts += [f"## {title}", *pictures, _grid(rows, without=2)]
+    return "\n\n".join([*parts, _notes(found.rows)]) + "\n"
+
+
+def table_title(rows: Sequence[Row]) -> str:
+    """What a table is of: "DAMO-YOLO T at 640×640"."""
+    first = rows[0]
+    height, width = first.size
+    return f"{adapter(first.adapter).title} {first.variant} at {height}×{width}"
+
+
+def chart_files(found: Report) -> dict[str, str]:
+    """SVG by file name, for each table: time, throughput and memory as far as they were measured."""
+    made: dict[str, str] = {}
+    for rows in found.tables():
+        drawn = (time_bars, rate_bars, memory_bars)
+        for draw, (what, name) in zip(drawn, _names(rows), strict=True):
+            bars: list[Bar] = draw(rows, lambda row: row.config, _group)
+            if bars:
+                made[name] = svg_file(bars, f"{table_title(rows)}: {what}")
     return made
 
 
-def limited_rows(asked: Asked, folders: Folders, name: str) -> list[Row]:
-    """In a process with limited instructions: as published, and as planned for what is left. Times alone."""
-    host = probed_here()
-    return [
-        row | {"config": f"{row['config']}, {name}", "limits": list(host.cpu.limits)}
-        for batch in asked.batches
-        for row in _rows_of_batch(replace(asked, quick=True, compiled=False), host, folders, batch, ends_only=True)
-    ]
+def _group(row: Row) -> str:
+    return f"batch {row.batch}"
 
 
-def subject_of(asked: Asked, host: Host, folders: Folders, batch: int) -> tuple[Plan, Subject]:
-    """The plan and what is timed under it.
+def _names(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    first = rows[0]
+    stem = f"{first.adapter}-{first.variant}-{first.size[0]}x{first.size[1]}"
+    kinds = (("milliseconds a picture", "time"), ("pictures a second", "rate"), ("peak memory", "memory"))
+    return [(what, f"{stem}-{kind}.svg") for what, kind in kinds]
+
+
+def save(found: Report, path: Path) -> Path:
+    """Write the report as JSON, CSV or Markdown, by the name's ending.
 
     Raises:
-        InputError: an adapter that has no bench yet.
-        DoesNotFitError: no plan.
+        InputError: another ending.
+        OutputError: it cannot be written.
     """
-    spec = adapter(asked.adapter)
-    if asked.adapter not in SUBJECTS:
-        raise InputError(f"{spec.title} has no bench yet: {', '.join(SUBJECTS)} have")
-    planned = plan(spec, host, Wishes(variant=asked.variant, batch=batch, size=asked.size))
-    if planned.refusal is not None:
-        raise DoesNotFitError(planned.refusal)
-    return planned, SUBJECTS[asked.adapter](planned, folders)
+    writers = {".json": report_to_json, ".csv": csv_text, ".md": markdown}
+    if path.suffix not in writers:
+        raise InputError(f"{path.name}: end the name with {', '.join(writers)}")
+    return write_bytes(path, writers[path.suffix](found).encode())
 
 
-def peak_apart(adapter_name: str, planned: Plan, folders: Folders, placement: Placement, batch: int) -> dict[str, int]:
-    """The peak of one placement in this process, which has done nothing else."""
-    limit_threads(planned.situation.host.cpu.cores)
-    subject = SUBJECTS[adapter_name](planned, folders)
-    return peak_of(lambda: subject.call(placement, batch), placement.device)
+def save_page(found: Report, path: Path, command: str, *, charts: bool) -> Path:
+    """Write the Markdown page with its command, and its charts into ``charts`` beside it.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    drawn = chart_files(found) if charts else {}
+    for name, content in drawn.items():
+        write_bytes(path.parent / "charts" / name, content.encode())
+    return write_bytes(path, markdown(found, command, {name: f"charts/{name}" for name in drawn}).encode())
 
 
-def _rows_of_batch(asked: Asked, host: Host, folders: Folders, batch: int, *, ends_only: bool = False) -> list[Row]:
-    planned, subject = subject_of(asked, host, folders, batch)
-    placements = subject.placements(compiled=asked.compiled)
-    first = next(iter(placements))
-    if ends_only:
-        placements = {first: placements[first], "planned": placements["planned"]}
-    peaks: dict[str, dict[str, int]] = {}
-    if not asked.quick:  # before this process holds the weights of all of them
-        for name, placement in placements.items():
-            peaks[name] = apart(peak_apart, None, asked.adapter, planned, folders, placement, batch)
-    times = interleaved({name: subject.call(placement, batch) for name, placement in placements.items()}, asked.repeats)
-    return [
-        {
-            "adapter": asked.adapter,
-            "variant": planned.variant,
-            "weights": subject.weights,
-            "config": name,
-            "size": list(planned.size),
-            "batch": batch,
-            **_figures(times[name], times[first], batch),
-            "peak_bytes": peaks.get(name),
-            "memory_ratio": _share(peaks.get(name), peaks.get(first), placement.device),
-            "drift": 0.0 if name == first else subject.drift(placements[first], placement),
-            "limits": list(host.cpu.limits),
-        }
-        for name, placement in placements.items()
-    ]
-
-
-def _share(peak: Mapping[str, int] | None, first: Mapping[str, int] | None, device: str) -> float | None:
-    """How much of the first row's memory a row needs, in the pool it computes in."""
-    pool = "host" if device == "cpu" else "device"
-    if peak is None or first is None or not first[pool]:
-        return None
-    return round(peak[pool] / first[pool], 3)
-
-
-def _figures(times: Times, first: Times, batch: int) -> dict[str, Any]:
-    return {
-        "ms": {"min": round(times.min * 1000, 2), "median": round(times.median * 1000, 2)},
-        "images_per_second": round(batch / times.median, 2),
-        "speed_up": round(ratio(first, times), 2),
-        "quiet": times.quiet,
-    }
-
-
-def report(asked: list[Asked], host: Host, folders: Folders) -> dict[str, Any]:
-    """Rows of all adapters with the machine's description."""
-    return {
-        "machine": {
-            "title": host.title,
-            "cpu": host.cpu.name,
-            "cores": host.cpu.cores,
-            "isa": list(host.cpu.effective_isa),
-            "limits": list(host.cpu.limits),
-            "accelerators": [a.name for a in host.accelerators],
-            "torch": host.torch,
-            "python": host.python,
-        },
-        "rows": [row for one in asked for row in rows(one, host, folders)],
-    }
-
-
-def table(found: dict[str, Any]) -> str:
-    """The report as a Markdown table."""
-    machine = found["machine"]
-    lines = [
-        f"{machine['title']}; {', '.join(machine['isa'])}; torch {machine['torch']}"
-        + (f"; limited by {', '.join(machine['limits'])}" if machine["limits"] else ""),
-        "",
-        "| variant | size | configuration | batch | ms min | ms median | images/s | speed-up | peak MiB | of the first "
-        "| drift | quiet |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [_line(row) for row in found["rows"]]
-    weights = {row["weights"] for row in found["rows"]}
-    lines += [
-        "",
-        f"Weights: {', '.join(sorted(weights))}. Speed-up: median over rounds timed in turn, against the first row of "
-        "the same instruction set. Peak: weights and everything else that grew while it ran, in a process of its own.",
-    ]
-    return "\n".join(lines)
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    peak, share, drift = row["peak_bytes"], row["memory_ratio"], row["drift"]
-    height, width = row["size"]
-    cells = (
-        row["variant"],
-        f"{height}×{width}",
-        row["config"],
-        row["batch"],
-        row["ms"]["min"],
-        row["ms"]["median"],
-        row["images_per_second"],
-        f"{row['speed_up']}×",
-        "–" if peak is None else round((peak["device"] or peak["host"]) / 2**20),
-        "–" if share is None else f"{share:.2f}",
-        "–" if drift is None else f"{drift:.4f}",
-        "yes" if row["quiet"] else "no",
-    )
-    return "| " + " | ".join(map(str, cells)) + " |"
-
-
-def show(found: dict[str, Any], *, as_json: bool) -> None:
+def show(found: Report, *, as_json: bool) -> None:
     """Print the report."""
-    if as_json:
-        json.dump(found, sys.stdout, indent=1, ensure_ascii=False)
-        print()
-    else:
-        print(table(found))
+    sys.stdout.write(report_to_json(found) if as_json else table(found) + "\n")

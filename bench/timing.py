@@ -24,8 +24,33 @@ class Times:
         return statistics.median(self.seconds)
 
 
+class Rounds:
+    """Calls that are timed in turn, one round at a time: A B C, A B C, …"""
+
+    def __init__(self, calls: Mapping[str, Callable[[], object]], *, rest: float = 0.0) -> None:
+        """``rest``: seconds before each call, for threads of the one before to go to sleep."""
+        self._calls, self._rest = calls, rest
+        self._seconds: dict[str, list[float]] = {name: [] for name in calls}
+        self._quiet = dict.fromkeys(calls, True)
+
+    def go(self) -> None:
+        """One more round."""
+        for name, call in self._calls.items():
+            time.sleep(self._rest)
+            with Quiet() as undisturbed:
+                started = time.perf_counter()
+                call()
+                self._seconds[name].append(time.perf_counter() - started)
+            self._quiet[name] &= undisturbed.held
+
+    @property
+    def times(self) -> dict[str, Times]:
+        """What was measured so far; empty before the first round."""
+        return {name: Times(tuple(found), self._quiet[name]) for name, found in self._seconds.items() if found}
+
+
 def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: int = 2) -> dict[str, Times]:
-    """Call each in turn, ``rounds`` times: A B C A B C …
+    """Call each in turn, ``rounds`` times.
 
     Args:
         calls: what to time, by name.
@@ -35,16 +60,10 @@ def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int, *, warm_
     for call in calls.values():
         for _ in range(warm_up):
             call()
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    quiet = dict.fromkeys(calls, True)
+    timed = Rounds(calls)
     for _ in range(rounds):
-        for name, call in calls.items():
-            with Quiet() as undisturbed:
-                started = time.perf_counter()
-                call()
-                seconds[name].append(time.perf_counter() - started)
-            quiet[name] &= undisturbed.held
-    return {name: Times(tuple(values), quiet[name]) for name, values in seconds.items()}
+        timed.go()
+    return timed.times
 
 
 def ratio(slow: Times, fast: Times) -> float:

@@ -12,8 +12,9 @@ import adapters.hunyuan3d.tab
 import adapters.instantid.tab
 import adapters.metric3d.tab
 from adapters import ADAPTERS
+from bench.session import Benches
 from kit.parts.access import access
-from kit.parts.context import MAX_WAITING, Admin, PageContext
+from kit.parts.context import AT_ONCE, SESSIONS, THREADS, Admin, PageContext
 from kit.parts.host_bar import host_bar
 from kit.parts.markup import div, element, text
 from kit.parts.plain import html
@@ -23,6 +24,7 @@ from kit.texts import LANGUAGES
 from kit.texts.labels import label
 from kit.uploads import MAX_UPLOAD_BYTES
 from loader.engine import Engine
+from page.bench import bench_tab, benches_of
 from page.languages import KEEP_QUERY, language_links
 from page.theme import theme
 from page.weights import weights_tab
@@ -46,23 +48,24 @@ def build(engine: Engine, *, language: str = "en", admin: Admin = "nobody") -> g
     Programs find each endpoint once, whatever the languages.
     """
     write_pictures_once()
+    benches = benches_of(engine)
     with gr.Blocks(
         title=label("page.title", language), analytics_enabled=False, delete_cache=(CLEAN_EVERY, KEEP)
     ) as page:
-        _contents(PageContext(engine, language, admin), language)
+        _contents(PageContext(engine, language, admin), language, benches)
     for other in LANGUAGES:
         if other != language:
             with page.route(other, other, show_in_navbar=False):
-                _contents(PageContext(engine, other, admin, endpoints=False), language)
-    page.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
+                _contents(PageContext(engine, other, admin, endpoints=False), language, benches)
+    page.queue(max_size=AT_ONCE, default_concurrency_limit=1)
     return page
 
 
-def _contents(context: PageContext, first: str) -> None:
+def _contents(context: PageContext, first: str, benches: Benches | None) -> None:
     """Header, host bar, one tab for each model in the order of ``ADAPTERS``, then what is about all of them."""
     html(access(context.language) + _brand(context.language, first), js=KEEP_QUERY)
     html(host_bar(context.host, context.language))
-    with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
+    with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
         for spec in ADAPTERS:
             with gr.Tab(spec.title, id=spec.name):
                 if spec.name in TABS:
@@ -71,6 +74,7 @@ def _contents(context: PageContext, first: str) -> None:
                     planned_tab(context, spec)
         weights_tab(context)
         what_if_tab(context)
+        bench_tab(context, tabs, benches)
 
 
 def launch_options() -> dict[str, Any]:
@@ -84,6 +88,8 @@ def launch_options() -> dict[str, Any]:
         "run_history": False,
         "enable_monitoring": False,
         "max_file_size": MAX_UPLOAD_BYTES,
+        "max_threads": THREADS,
+        "state_session_capacity": SESSIONS,
         "ssr_mode": False,
         "mcp_server": False,
         "pwa": False,

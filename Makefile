@@ -22,6 +22,7 @@ check: $(VENV)/.test
 # Long runs, by hand; results go to docs/benchmarks.
 soak: $(VENV)/.test
 	$(BIN)/python -m tests.soak
+	$(BIN)/python -m tests.load
 
 # The checked-in plans of every model on every named host, written anew.
 plans: $(VENV)/.test

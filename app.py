@@ -6,6 +6,8 @@ python app.py host       what this machine is
 python app.py run        do one job without a browser
 python app.py batch      work through a folder, resuming where it was
 python app.py weights    what is on this disk; fetch beforehand, delete
+python app.py tune       try a few plans here and keep the fastest
+python app.py package    compile ahead of time, for where nothing can be compiled
 python app.py bench      measure the tables that made you want this
 python app.py doctor     what is missing and how to get it
 """
@@ -14,14 +16,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from commands import batch, bench, doctor, exits, host, plan, run, serve, weights
+from commands import batch, bench, doctor, exits, host, package, plan, run, serve, tune, weights
 
 
 def parser() -> argparse.ArgumentParser:
     """All commands. Nothing here imports torch or gradio."""
     whole = argparse.ArgumentParser(prog="app.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = whole.add_subparsers(metavar="COMMAND")
-    for command in (serve, plan, host, run, weights, batch, bench, doctor):
+    for command in (serve, plan, host, run, weights, batch, tune, package, bench, doctor):
         command.add(commands)
     return whole
 

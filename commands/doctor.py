@@ -10,12 +10,22 @@ from typing import Any
 
 from adapters import ADAPTERS
 from commands import exits
+from loader.allocator import settle
 from loader.folders import Folders, find
 from loader.host import GIB, Host
 from loader.rules import NATIVE_BF16_ISA, cpu_isa_name, wheel_has_code
 
 REQUIRED = ("torch", "gradio", "diffusers", "transformers", "accelerate", "safetensors", "onnxruntime", "av")
 MIN_DISK_GIB = 5
+ALLOCATOR = {
+    "thresholds": "glibc, told to keep what networks ask for again and again",
+    "preloaded": "preloaded (LD_PRELOAD)",
+    "own": "glibc, with the settings of this environment",
+    "plain": "glibc as it is, as ANYHOST_ALLOCATOR asks",
+    "accelerator": "glibc as it is: the card has its own",
+    "not glibc": "not glibc: left as it is",
+    "refused": "glibc refused a threshold",
+}
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,8 @@ def check_host(host: Host) -> Iterator[Finding]:
         "found" if host.compiler else "not found: torch.compile is not used",
         "" if host.compiler or host.platform == "zerogpu" else "apt-get install g++ python3-dev, or Visual Studio's",
     )
+    words = settle(host.ram_bytes, accelerated=bool(host.accelerators))
+    yield Finding("allocator", ALLOCATOR[words], "unset the limit on it" if words == "refused" else "")
     disk = host.disk_free_bytes / GIB
     yield Finding(
         "disk for weights",

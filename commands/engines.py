@@ -10,6 +10,7 @@ from loader.errors import InputError
 
 if TYPE_CHECKING:
     from loader.engine import Engine
+    from loader.idle import IdleTuner
 
 # What people try at once on a Space, and small enough to be placed for everybody.
 INTERACTIVE = ("damo_yolo", "metric3d")
@@ -49,15 +50,16 @@ def spaces_package() -> ModuleType:
 
 
 @contextmanager
-def engine_for(*, replicas: str = "", cores: int | None = None) -> Iterator["Engine"]:
+def engine_for(*, replicas: str = "", cores: int | None = None, address: str | None = None) -> Iterator["Engine"]:
     """The engine of this place; what it started ends with it.
 
     Args:
         replicas: as ``--replicas``, "" for one engine in this process.
         cores: processor cores of a replica.
+        address: of a Ray cluster that is up; RAY_ADDRESS otherwise, and without either one is started here.
     """
     if replicas:
-        with _cluster(replicas, cores) as engine:
+        with _cluster(replicas, cores, address or os.environ.get("RAY_ADDRESS")) as engine:
             yield engine
         return
     spaces = spaces_package() if on_zerogpu() else None
@@ -70,23 +72,41 @@ def engine_for(*, replicas: str = "", cores: int | None = None) -> Iterator["Eng
 
         here = ZeroGpuEngine(here, spaces.GPU)
         here.preload(tuple(adapter(name) for name in INTERACTIVE))
+    tuner = _idle_tuner(here) if spaces is None else None
     try:
         yield here
     finally:
+        if tuner is not None:
+            tuner.close()
         here.close()
 
 
+def _idle_tuner(engine: "Engine") -> "IdleTuner | None":
+    """What tunes while nobody asks for anything, where ``ANYHOST_TUNE=idle`` allows it."""
+    from loader.idle import IdleTuner, wanted
+
+    if not wanted(os.environ):
+        return None
+    from adapters import ADAPTERS
+
+    tuner = IdleTuner(engine, [spec for spec in ADAPTERS if spec.pipeline])
+    tuner.start()
+    return tuner
+
+
 @contextmanager
-def _cluster(replicas: str, cores: int | None) -> Iterator[Any]:
+def _cluster(replicas: str, cores: int | None, address: str | None) -> Iterator[Any]:
     least, most = replicas_from(replicas)
     try:
         import ray  # noqa: F401 - whether it is there
     except ImportError as error:
         raise InputError("--ray needs Ray: pip install -r requirements-ray.txt") from error
     from cluster.deploy import Cluster
-    from cluster.scale import scale_for
+    from cluster.scale import Scale, scale_for
     from commands.machine import this_machine
 
-    scale = scale_for(this_machine().host, least=least, most=most, cores=cores)
-    with Cluster(scale, address=os.environ.get("RAY_ADDRESS")) as cluster:
+    def scale() -> Scale:
+        return scale_for(this_machine().host, least=least, most=most, cores=cores)
+
+    with Cluster(scale, address=address) as cluster:
         yield cluster.engine

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+from loader.allocator import settle as settle_allocator
 from loader.errors import InputError
 from loader.folders import Folders
 from loader.host import Host, host_from_json, host_to_json
@@ -37,6 +38,7 @@ class Machine:
         from loader.runlog import RunLog
 
         limit_threads(self.host.cpu.cores)
+        settle_allocator(self.host.ram_bytes, accelerated=bool(self.host.accelerators))
         log = RunLog(self.folders.cache / "runs.log")
         return Engine(self.host, self.folders, self.store, log, accepted=by_deployer(os.environ))
 

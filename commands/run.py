@@ -2,22 +2,26 @@
 
 import argparse
 import json
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from adapters import ADAPTERS, adapter
 from commands import exits, licences, wishes
+from commands.bundles import Report
 from commands.progress import Bar
 from kit.texts import EVENTS_OF, PROVENANCE_OF
-from kit.texts.report import plan_record, seconds_text
+from kit.texts.report import drift_text, plan_record, seconds_text
 from kit.texts.weights_report import announced
-from loader.errors import InputError
+from loader.codec import to_plain
+from loader.errors import AnyhostError, InputError
 from loader.folders import Folders
 from loader.inventory import variant_state
-from loader.outcome import Result
+from loader.outcome import Cancel, Result, Step
 from loader.plan import Plan
 from loader.spec import AdapterSpec
 
@@ -29,7 +33,15 @@ def add(commands: Any) -> None:
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for results (default: out)")
     parser.add_argument("--checkpoint", type=Path, help="your own weights: a file, for some models also a folder")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of the adapter")
+    parser.add_argument("--resume", type=Path, help="folder in which a stopped run left its work: go on from there")
+    parser.add_argument(
+        "--compare", action="store_true", help="only a short piece, as planned and in fp32: how near they are"
+    )
+    parser.add_argument(
+        "--check-drift", action="store_true", help="compare the plan with fp32 on a sample first, whatever that takes"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--bundle", type=Path, help="write a report bundle, also of a failure (see `plan --bundle`)")
     licences.add(parser)
     wishes.add(parser)
     parser.set_defaults(main=main)
@@ -41,34 +53,83 @@ def main(args: Any) -> int:
         raise InputError(
             f"{spec.title} is planned here but its network is not in yet; `plan --adapter {spec.name}` works"
         )
-    wished = wishes.read(args)
+    wished, report = wishes.read(args), Report(args.bundle)
     from commands.machine import this_machine
+    from kit.running import Asked
 
     job = import_module(spec.job)
     # What is long is written while it runs, so a job knows its folder from the start.
-    request = job.request(args.input, options(spec, job.OPTIONS, args.set) | {"out": args.out})
+    chosen = options(spec, job.OPTIONS, [*args.set, *([f"resume={args.resume}"] if args.resume else [])])
+    if args.compare and not hasattr(job, "compare"):
+        raise InputError(f"--compare: {spec.name} has no short piece to compare; the page shows its drift")
+    request = job.request(args.input, chosen | {"out": args.out})
     engine = this_machine().engine()
     accepted = licences.accepted(args.accept_licence, engine.folders)
     if args.checkpoint is None and not args.json:
         announce(engine.plan(spec, wished), engine.folders)
-    bar = Bar(quiet=args.json)
-    result: Result | None = None
+    bar, cancel = Bar(quiet=args.json), Cancel()
+    asked = Asked(wished, cancel, checkpoint=args.checkpoint, accepted=accepted)
     try:
-        for item in engine.run(spec, request, wished, checkpoint=args.checkpoint, accepted=accepted):
-            if isinstance(item, Result):
-                result = item
-            else:
-                bar.show(item)
+        with stopping(cancel), report.of_failure(lambda: engine.plan(spec, wished)):
+            if args.compare:
+                return _told(shown(bar, job.compare(engine, request, asked)), as_json=args.json)
+            named = {"checkpoint": args.checkpoint, "accepted": accepted, "check_drift": args.check_drift}
+            found = engine.run(spec, request, wished, cancel=cancel, **named)
+            result: Result = shown(bar, found)
+            report.write(result)
+    except AnyhostError as error:
+        bar.close()
+        for line in job.keep(error, request, args.out) if hasattr(job, "keep") else ():
+            print(line, file=sys.stderr, flush=True)
+        raise
     finally:
         bar.close()
         engine.close()
-    assert result is not None, "a run ends with a result or an error"
     outputs = job.write(result, request, args.out)
     if args.json:
         json.dump(record(result, outputs), sys.stdout, indent=1, ensure_ascii=False)
         print()
     else:
         print(text(result, outputs))
+    return exits.DONE
+
+
+def shown(bar: Bar, items: Iterable[Any]) -> Any:
+    """What comes of a run, its steps shown as they come."""
+    last: Any = None
+    for last in items:
+        if isinstance(last, Step):
+            bar.show(last)
+    assert last is not None, "a run ends with a result or an error"
+    return last
+
+
+@contextmanager
+def stopping(cancel: Cancel) -> Iterator[None]:
+    """Let the first Ctrl-C, or a polite end, stop the run after the piece it is at; a second one leaves at once."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def stop(number: int, _: object) -> None:
+        signal.signal(number, before[signal.Signals(number)])
+        cancel.request()
+        print("\nstopping after this piece of work; again to leave at once", file=sys.stderr, flush=True)
+
+    for number in numbers:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _told(found: Mapping[str, Any], *, as_json: bool) -> int:
+    if as_json:
+        json.dump(found, sys.stdout, indent=1, ensure_ascii=False)
+        print()
+    else:
+        print("\n".join(found["summary"]))
     return exits.DONE
 
 
@@ -110,6 +171,7 @@ def record(result: Result, outputs: list[dict[str, Any]]) -> dict[str, Any]:
         "seconds": result.seconds,
         "load_seconds": result.load_seconds,
         "peak_bytes": dict(result.peak_bytes),
+        "drift": None if result.drift is None else to_plain(result.drift),
         "outputs": outputs,
     }
 
@@ -134,5 +196,7 @@ def text(result: Result, outputs: list[dict[str, Any]]) -> str:
         f"{seconds_text(result.seconds)} (predicted {seconds_text(result.predicted_seconds)}), "
         f"{result.peak_bytes[pool] / 2**20:.0f} MiB (predicted {plan.peak_bytes[pool] / 2**20:.0f})"
     )
+    if result.drift is not None and result.drift.how != "exact":
+        lines.append(f"  {drift_text(result.drift)}")
     lines += [f"  {t.unit}: {EVENTS_OF[t.event]}: {t.why} → {t.plan_change}" for t in result.trace]
     return "\n".join(lines)

@@ -5,14 +5,16 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commands import exits
 from commands.engines import engine_for
+from commands.visitors import END_S, FILES, leave_in, visitors_folder
 from kit.texts import LANGUAGES, language_from
+from loader.allocator import relaunch
 from loader.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,10 +35,13 @@ def add(commands: Any) -> None:
     parser.add_argument("--ray", action="store_true", help="compute on Ray Serve replicas, here or at RAY_ADDRESS")
     parser.add_argument("--replicas", help="with --ray: how many, or from-to (default: 1)")
     parser.add_argument("--cores", type=int, help="with --ray: processor cores of a replica")
+    parser.add_argument("--allocator", help="jemalloc, tcmalloc or a library's path: started anew with it preloaded")
     parser.set_defaults(main=main)
 
 
 def main(args: Any) -> int:
+    if args.allocator:
+        relaunch(args.allocator)
     port = args.port if args.port is not None else _port_from(os.environ.get("GRADIO_SERVER_PORT", ""))
     host_name = args.host_name or os.environ.get("GRADIO_SERVER_NAME") or HOST_NAME
     language = args.language or language_from(os.environ)
@@ -46,17 +51,17 @@ def main(args: Any) -> int:
     # Read by Gradio and the Hub's library when they are imported: nothing is reported to anyone.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    with tempfile.TemporaryDirectory(prefix="anyhost-") as kept:
-        # Visitors' files live below a folder of this process, gone when it ends; Gradio's own is shared by all users.
-        os.environ.setdefault("GRADIO_TEMP_DIR", kept)
+    # Gradio's usual folder is shared by all users of a machine.
+    with visitors_folder() as folder:
         replicas = (args.replicas or "1") if args.ray else ""
         with engine_for(replicas=replicas, cores=args.cores) as engine:
-            return _serve(engine, (host_name, port), language, share=args.share)
+            return _serve(engine, (host_name, port), language, share=args.share, folder=folder)
 
 
-def _serve(engine: "Engine", address: tuple[str, int], language: str, *, share: bool) -> int:
+def _serve(engine: "Engine", address: tuple[str, int], language: str, *, share: bool, folder: Path) -> int:
     from loader.acceptance import Record
-    from page.build import build, launch_options
+    from page.build import CLEAN_EVERY, KEEP, build, launch_options
+    from page.cleaning import Cleaner, kept_always
 
     host_name, port = address
     admin = administrators(host_name, share=share, environ=os.environ)
@@ -64,18 +69,34 @@ def _serve(engine: "Engine", address: tuple[str, int], language: str, *, share: 
         # Whoever accepted terms on this machine's command line is the one who sits before its page.
         engine.accepted |= Record(engine.folders.cache).names()
     page = build(engine, language=language, admin=admin)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    cleaner = Cleaner(folder / FILES, every=CLEAN_EVERY, age=KEEP, keep=kept_always(page))
+    stop = _ending(folder)
     try:
+        cleaner.start()
         _, url, public = page.launch(
             server_name=host_name, server_port=port, share=share, prevent_thread_lock=True, **launch_options()
         )
         print(f"Anyhost is at {url}" + (f" and {public}" if public else "") + "  (Ctrl+C ends it)", flush=True)
         stop.wait()
     finally:
+        cleaner.close()
+        # Whoever waits or computes is told before the page is taken from them.
+        engine.close()
         page.close(verbose=False)
     return exits.DONE
+
+
+def _ending(folder: Path) -> threading.Event:
+    """Set by the first SIGTERM or Ctrl+C, which bounds how long ending takes; a second one leaves at once."""
+    stop = threading.Event()
+
+    def end(*_: object) -> None:
+        leave_in(0.0 if stop.is_set() else END_S, folder)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    return stop
 
 
 def administrators(host_name: str, *, share: bool, environ: Mapping[str, str]) -> "Admin":

@@ -14,6 +14,7 @@ from loader.spec import AdapterSpec
 from loader.wishes import Wishes
 
 TELL_EVERY = 0.15  # seconds between two steps told: nobody reads faster, and each costs a message to the browser
+TELL_WAITING_EVERY = 1.0  # unless the place changes: many may wait, and whoever has left is noticed when told
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ def told(
     """Run ``request``: some of the steps as it goes, then the result. Closing it ends the run at the next unit.
 
     A step is told when it is the first or the last of its stage, or when the one before is long enough ago; so a stage
-    that gives something to look at only once is never missed.
+    that gives something to look at only once is never missed. While waiting, a change of place is told at once.
 
     Raises:
         AnyhostError: as ``Engine.run``.
     """
-    last, stage, pace = clock() - TELL_EVERY, "", Pace(clock)
+    last, stage, place, pace = clock() - TELL_EVERY, "", 0, Pace(clock)
     steps = engine.run(
         spec,
         request,
@@ -62,7 +63,9 @@ def told(
                 yield item
                 continue
             step, now = pace.of(item), clock()
+            waiting = step.stage == "waiting"
             turning = step.stage != stage or (step.preview is not None and step.index == step.total)
-            if turning or now - last >= TELL_EVERY:
-                last, stage = now, step.stage
+            moved = waiting and step.index != place
+            if turning or moved or now - last >= (TELL_WAITING_EVERY if waiting else TELL_EVERY):
+                last, stage, place = now, step.stage, step.index
                 yield step

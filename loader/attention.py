@@ -85,7 +85,9 @@ def product(name: str) -> Attend:
 
 def _holders(module: nn.Module) -> Iterator[_HoldsAttend]:
     for child in module.modules():
-        for candidate in (child, getattr(child, "processor", None)):
+        processor = getattr(child, "processor", None)
+        # A processor that is a module is among the modules already.
+        for candidate in (child, None if isinstance(processor, nn.Module) else processor):
             if hasattr(candidate, "attend"):
                 yield cast(_HoldsAttend, candidate)
 

@@ -1,7 +1,7 @@
 """A plan with everything it was made from and what became of it, as one file that can be replayed anywhere.
 
-In it are the machine's facts, the model's description, the wishes, what was learned, the plan and the trace. Nobody's
-data is: no inputs, no outputs, no names of files or folders.
+In it are the machine's facts, the model's description, the wishes, what was learned, the plan, the trace and the error
+that ended the run. Nobody's data is: no inputs, no outputs, no names of files or folders.
 """
 
 import json
@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loader.codec import from_plain, to_plain
+from loader.compare import MEASURES, Difference, compare
 from loader.decision import Limits
-from loader.errors import InputError
+from loader.errors import AnyhostError, InputError
 from loader.outcome import Result, TraceEntry
 from loader.plan import Plan, plan_situation
 
@@ -29,7 +30,11 @@ _FILES = re.compile(
 
 @dataclass(frozen=True)
 class Bundle:
-    """See the module. ``plan`` carries host, spec, wishes and knowledge in its situation."""
+    """See the module. ``plan`` carries host, spec, wishes and knowledge in its situation.
+
+    Attributes:
+        error: what ended the run, "" where nothing did.
+    """
 
     format: str
     plan: Plan
@@ -37,20 +42,56 @@ class Bundle:
     seconds: float = 0.0
     peak_device_bytes: int = 0
     peak_host_bytes: int = 0
+    error: str = ""
 
 
-def bundle_of(made: Plan | Result) -> Bundle:
-    """A plan, or a finished run, without anything that is somebody's."""
+@dataclass(frozen=True)
+class Replayed:
+    """A bundle's plan, and the one that is made of the same facts now."""
+
+    was: Plan
+    now: Plan
+
+    @property
+    def differences(self) -> tuple[Difference, ...]:
+        """What is otherwise now."""
+        return compare(self.was, self.now)
+
+    @property
+    def reproduces(self) -> bool:
+        """Whether the same is run, or refused for the same reason; predictions may have become better."""
+        refusals = [made.refusal and made.refusal.rule for made in (self.was, self.now)]
+        return refusals[0] == refusals[1] and all(d.what in MEASURES for d in self.differences)
+
+
+def bundle_of(made: Plan | Result, error: Exception | None = None) -> Bundle:
+    """A plan, or a run that has ended, be it by ``error``, without anything that is somebody's."""
+    ended = "" if error is None else _ended_by(error)
     if isinstance(made, Plan):
-        return Bundle(FORMAT, _without_names(made))
+        return Bundle(FORMAT, _without_names(made), error=ended)
     return Bundle(
         FORMAT,
         _without_names(made.plan),
-        tuple(replace(entry, unit=scrubbed(entry.unit), why=scrubbed(entry.why)) for entry in made.trace),
+        tuple(replace(entry, unit=_without_file(entry.unit), why=scrubbed(entry.why)) for entry in made.trace),
         made.seconds,
         int(made.peak_bytes.get("device", 0)),
         int(made.peak_bytes.get("host", 0)),
+        ended,
     )
+
+
+def _ended_by(error: Exception) -> str:
+    """Words of this project's errors; of others, and of those about what a user gave, only where they came from."""
+    name = type(error).__name__
+    if isinstance(error, AnyhostError) and not isinstance(error, InputError):
+        return f"{name}: {scrubbed(str(error))}"
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] in ("adapters", "kit", "loader"):
+            place = f" at {module}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return f"{name}{place}"
 
 
 def bundle_to_json(bundle: Bundle) -> str:
@@ -108,9 +149,27 @@ def replay(bundle: Bundle) -> Plan:
     return plan_situation(bundle.plan.situation)
 
 
+def replayed(bundle: Bundle) -> Replayed:
+    """``replay`` beside what it was.
+
+    Raises:
+        InputError: its facts contradict each other, as after editing by hand.
+    """
+    try:
+        return Replayed(bundle.plan, replay(bundle))
+    except (LookupError, ValueError, TypeError, ArithmeticError, AttributeError, StopIteration) as error:
+        what = f"{type(error).__name__}: {scrubbed(str(error))}"
+        raise InputError(f"this bundle cannot be replayed: what it says does not go together ({what})") from error
+
+
 def scrubbed(text: str) -> str:
     """``text`` without paths and names of files."""
     return _FILES.sub("(file)", _PATHS.sub("(path)", text))
+
+
+def _without_file(unit: str) -> str:
+    """A unit's name, unless a file is named in it: that name may begin anywhere."""
+    return "(file)" if _FILES.search(unit) else scrubbed(unit)
 
 
 def _without_names(made: Plan) -> Plan:

@@ -29,7 +29,8 @@ def gflop(component: Component, shape: Shape) -> float:
     mpx = shape.pixels / 1e6
     work = component.work
     batch = shape.batch if work.per in ("run", "step") else 1
-    return work.fixed + batch * (work.per_megapixel * mpx + work.per_megapixel2 * mpx * mpx)
+    share = 1.0 if shape.guided else component.unguided
+    return share * (work.fixed + batch * (work.per_megapixel * mpx + work.per_megapixel2 * mpx * mpx))
 
 
 # Large products reach a bit more than half of a vendor's peak; timed rates are what products reach.

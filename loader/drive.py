@@ -16,15 +16,17 @@ from loader import acceptance, failures
 from loader.decision import Failure, Limits
 from loader.errors import Cancelled, InputError, RunError
 from loader.folders import Folders, find
+from loader.host import Dtype
 from loader.knowledge import Quarantine
 from loader.measure import Store
 from loader.opened import Opened
-from loader.outcome import Cancel, Kept, Step, TraceEntry, Unit
+from loader.outcome import Cancel, Kept, Result, Step, TraceEntry, Unit
 from loader.plan import Plan, relax
 from loader.spec import AdapterSpec
 from loader.wishes import Wishes
 
 MEMORY_S = 600.0  # for so long a request like one that ran out of memory begins where that one ended
+ROUNDING: tuple[Dtype, ...] = ("int8", "bf16", "fp16")  # from coarse to fine
 MOST_WORDS = 400  # characters of an error told in a trace
 
 
@@ -35,15 +37,26 @@ class Journey:
     Attributes:
         trace: what did not go as planned.
         kept: the last value of each stage that gave one.
+        opened: what it runs on, None before that is open.
     """
 
     cancel: Cancel
     trace: list[TraceEntry]
     kept: dict[str, Kept]
+    opened: Opened | None = None
 
     @classmethod
     def new(cls, cancel: Cancel) -> "Journey":
         return cls(cancel, [], {})
+
+    def left_in(self, error: Exception) -> None:
+        """Let an error that ends the run carry what there is: finished stages, the plan in force and the trace.
+
+        A fault of ours must not take finished work with it either, so any kind of error does.
+        """
+        opened = self.opened
+        ended = opened and Result((), opened.plan, tuple(self.trace), weights=opened.weights_note)
+        error.kept, error.ended = tuple(self.kept.values()), ended  # type: ignore[attr-defined]
 
 
 class Driver:
@@ -182,20 +195,26 @@ class Driver:
             return
         if failure.kind == "not_implemented" and failure.submodule:
             return
+        drifted = failure.kind == "drift"
+        if drifted and failed.situation.wishes.max_drift is not None:
+            return  # too far for this user, who asked for less than the adapter does
         placement = failed.component(failure.component)
         compiled = failure.kind.startswith("compile")
-        self._store.add_quarantine(
-            Quarantine(
-                adapter=failed.adapter,
-                variant=failed.variant,
-                component=failure.component,
-                dtype=placement.compute_dtype,
-                compile=placement.compile if compiled else "none",
-                torch=self._torch,
-                device=placement.device,
-                reason=f"{failure.kind.replace('_', ' ')}: {failure.detail}",
-            )
+        entry = Quarantine(
+            adapter=failed.adapter,
+            variant=failed.variant,
+            component=failure.component,
+            dtype=placement.compute_dtype,
+            compile=placement.compile if compiled else "none",
+            torch=self._torch,
+            device=placement.device,
+            reason=f"{failure.kind.replace('_', ' ')}: {failure.detail}",
         )
+        self._store.add_quarantine(entry)
+        # What rounds no less drifts no less.
+        coarser = ROUNDING[: ROUNDING.index(entry.dtype)] if drifted and entry.dtype in ROUNDING else ()
+        for dtype in coarser:
+            self._store.add_quarantine(replace(entry, dtype=dtype))
 
 
 def _loading(opened: Opened, unit: Unit) -> Generator[Step, None, None]:

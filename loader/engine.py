@@ -8,21 +8,25 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from loader import acceptance, quality
-from loader.decision import Failure, Limits, Situation
+from loader import acceptance
+from loader.compiling import Desk, Standing
+from loader.decision import Limits, Situation
 from loader.downloads import Downloads
 from loader.drive import Driver, Journey, difference, short
-from loader.errors import AnyhostError, DoesNotFitError, InputError, NoRoomError, RunError, WeightsUnavailableError
+from loader.errors import DoesNotFitError, InputError, WeightsUnavailableError
 from loader.folders import Folders, find
 from loader.host import Host
+from loader.judging import FILE as JUDGED
+from loader.judging import Judge, Judged
 from loader.knowledge import Knowledge
-from loader.lanes import MAX_WAITING, Lanes, Ticket
+from loader.lanes import MAX_WAITING, Lane, Lanes, Ticket
+from loader.live import Live
 from loader.measure import Cost, PeakMeter, Store
 from loader.opened import Opened, fetched, open_plan
 from loader.outcome import Cancel, Result, Step, TraceEntry
@@ -31,6 +35,7 @@ from loader.quiet import Quiet
 from loader.residency import Residency
 from loader.runlog import RunLog
 from loader.spec import AdapterSpec
+from loader.tuning import Bench, Trials, Tuning, untried
 from loader.wishes import Wishes
 
 __all__ = ["Engine", "difference"]
@@ -50,11 +55,22 @@ class _Job:
     checkpoint: Path | None
     accepted: frozenset[str]
     session: str
+    check_drift: bool = False
 
     @property
     def items(self) -> int:
         """Pictures or frames; a request that does not say is one."""
         return max(1, getattr(self.request, "items", 1))
+
+
+T = TypeVar("T")
+Work = Callable[[_Job, Journey], Generator[Step | T, None, None]]
+
+
+def _with_guidance(wishes: Wishes, request: Any) -> Wishes:
+    """The wishes, with what the request itself says of guidance."""
+    guided = getattr(request, "guided", None)
+    return wishes if guided is None else replace(wishes, unguided=not guided)
 
 
 class Engine:
@@ -67,9 +83,10 @@ class Engine:
         log: where settings and figures of each run are written, or None.
         accepted: names of licences accepted for everybody this engine serves.
         max_waiting: how many requests may wait for one accelerator.
+        desk: compiles beside the requests; one that keeps code in the cache folder by default.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one engine has one of each
         self,
         host: Host,
         folders: Folders,
@@ -78,16 +95,18 @@ class Engine:
         *,
         accepted: frozenset[str] = frozenset(),
         max_waiting: int = MAX_WAITING,
+        desk: Desk | None = None,
     ) -> None:
         self.host, self.folders, self.store, self._log = host, folders, store, log
         self.accepted, self.downloads = accepted, Downloads(folders)
-        self.residency = Residency(host)
+        self.residency, self.live = Residency(host), Live()
+        self.desk = desk or Desk(host, store, folders.cache / "compiled")
         self._driver = Driver(store, lambda: self.folders, host.torch)
         self._lane = Lanes(max_waiting)
         self._active: dict[Ticket, Cancel] = {}
         self._opened: dict[str, Opened] = {}
         self._unavailable: set[str] = set()
-        self._judged: dict[tuple[str, ...], float] = {}
+        self._judge = Judge(self._driver, self.residency, Judged(folders.cache / JUDGED))
 
     # --- planning
 
@@ -128,6 +147,7 @@ class Engine:
         checkpoint: Path | None = None,
         accepted: frozenset[str] = frozenset(),
         session: str = "",
+        check_drift: bool = False,
     ) -> Generator[Step | Result, None, None]:
         """Run one request.
 
@@ -139,6 +159,7 @@ class Engine:
             checkpoint: the user's own weights instead of the variant's.
             accepted: names of the licences that this user has accepted.
             session: whose it is: those who wait for a lane get it in turn, session by session.
+            check_drift: compare with fp32 before it runs, whatever that takes and whatever is known.
 
         Yields:
             ``Step`` as it goes and one ``Result`` at the end. While it waits for its lane the step is "waiting", with
@@ -153,23 +174,69 @@ class Engine:
             RunError: it failed on every rung of the ladder.
             Cancelled: Stop was pressed.
 
-        Whatever error ends it carries ``kept``: what finished stages have given.
+        Whatever error ends it carries ``kept``: what finished stages have given; and ``ended``: its plan and trace.
         """
         if not spec.pipeline:
             raise InputError(f"{spec.title} is planned here but its network is not in yet")
-        job = _Job(spec, request, wishes or Wishes(), checkpoint, accepted, session)
-        journey = Journey.new(cancel or Cancel())
+        job = _Job(
+            spec, request, _with_guidance(wishes or Wishes(), request), checkpoint, accepted, session, check_drift
+        )
+        yield from self.live.watching(spec.name, self._queued(job, Journey.new(cancel or Cancel()), self._run))
+
+    def tune(
+        self,
+        spec: AdapterSpec,
+        wishes: Wishes | None = None,
+        trials: Trials | None = None,
+        *,
+        cancel: Cancel | None = None,
+        session: str = "",
+    ) -> Generator[Step | Tuning, None, None]:
+        """Try a few plans on sample input and keep the fastest; queues like a run, and is stopped like one.
+
+        Yields:
+            ``Step`` as it goes and one ``Tuning`` at the end.
+
+        Raises:
+            InputError: the model takes too long here to be run dozens of times, or has no sample.
+            AnyhostError: as ``run``.
+        """
+        if not spec.pipeline:
+            raise InputError(f"{spec.title} is planned here but its network is not in yet")
+        job = _Job(spec, trials or Trials(), wishes or Wishes(), None, frozenset(), session)
+        untried(self._fitting(job))
+        yield from self._queued(job, Journey.new(cancel or Cancel()), self._tune)
+
+    def _tune(self, job: _Job, journey: Journey) -> Generator[Step | Tuning, None, None]:
+        made, files = yield from self._files(job, self._fitting(job), journey)
+        # Its own driver: what fails while it is tried must not limit anybody's request.
+        driver = Driver(self.store, lambda: self.folders, self.host.torch)
+        yield (
+            yield from Bench(untried(made), files, self.store, self.residency, driver).run(job.request, journey.cancel)
+        )
+
+    @property
+    def requests(self) -> int:
+        """How many wait or compute."""
+        return len(self._active)
+
+    def lane(self, device: str) -> Lane:
+        """Where requests for a device wait, for work that is none and must wait its turn too."""
+        return self._lane.of(device)
+
+    def _queued(self, job: _Job, journey: Journey, work: Work[T]) -> Generator[Step | T, None, None]:
+        """``work``, once the lane is free."""
         done = False
         while not done:
             device = self._permitted(job).device
-            ticket = self._lane.of(device).join(session, self._expected_seconds(job))
+            ticket = self._lane.of(device).join(job.session, self._expected_seconds(job))
             self._active[ticket] = journey.cancel
             try:
                 yield from self._wait(ticket, journey.cancel)
                 # While it waited another variant or device may have become the one that fits.
                 done = self._permitted(job).device == device
                 if done:
-                    yield from self._computing(ticket, job, journey)
+                    yield from self._computing(ticket, journey, work(job, journey))
             finally:
                 del self._active[ticket]
                 ticket.leave()
@@ -194,29 +261,30 @@ class Engine:
         missing = 0 if there and there.serves(made, job.checkpoint) else sum(p.bytes for p in made.components)
         return made.predicted_seconds * math.ceil(job.items / made.batch) + missing / (self.host.disk_gbs * 1e9)
 
-    def _computing(self, ticket: Ticket, job: _Job, journey: Journey) -> Generator[Step | Result, None, None]:
-        """The run itself. It is computing except while a step is looked at."""
-        with closing(self._run(job, journey)) as work:
+    def _computing(
+        self, ticket: Ticket, journey: Journey, begun: Generator[Step | T, None, None]
+    ) -> Generator[Step | T, None, None]:
+        """The work itself. It is computing except while a step is looked at."""
+        with closing(begun) as work:
             ticket.computing = True
             try:
                 for item in work:
                     ticket.computing = False
                     yield item
                     ticket.computing = True
-            except AnyhostError as error:
-                error.kept = tuple(journey.kept.values())
-                raise
             except Exception as error:
-                # A fault of ours must not take finished work with it either.
-                error.kept = tuple(journey.kept.values())  # type: ignore[attr-defined]
+                journey.left_in(error)
                 raise
 
     def _run(self, job: _Job, journey: Journey) -> Generator[Step | Result, None, None]:
         opened, load_seconds = yield from self._open(job, journey)
+        journey.opened = opened
         opened.prepare()
         loaded_before = opened.load_seconds
         with Quiet() as quiet, PeakMeter(opened.plan.device) as meter:
             outputs = yield from self._driver.drive(opened, job.request, journey)
+        journey.trace.extend(opened.news())
+        self.desk.used(opened.plan, opened.calls)
         loading = opened.load_seconds - loaded_before
         result = Result(
             outputs=outputs,
@@ -228,6 +296,7 @@ class Engine:
             weights=opened.weights_note,
             items=job.items,
             component_bytes=opened.used_bytes(),
+            drift=opened.drift,
         )
         # An own file is another network, and a clip spends its time on reading and drawing: neither tells what a
         # picture on these weights takes. Nor does a run beside another one.
@@ -246,6 +315,8 @@ class Engine:
         ready = self._opened.get(self._slot(current))
         if ready and ready.serves(current, job.checkpoint):
             ready.renew(current)
+            if job.check_drift:
+                ready.drift = yield from self._judge.settle(ready, journey, asked=True)
             return ready, 0.0
         started = time.perf_counter()
         files: Mapping[str, Path] = {}
@@ -254,11 +325,14 @@ class Engine:
         journey.cancel.check()
         yield Step("loading", 0, len(current.components))
         before = self._opened.get(self._slot(current))
-        opened = self._opened[self._slot(current)] = open_plan(current, files, job.checkpoint, self.residency)
+        opened = self._opened[self._slot(current)] = open_plan(
+            current, files, job.checkpoint, self.residency, self.desk
+        )
+        journey.opened = opened
         # Only now: what both have in common stays in memory.
         if before is not None:
             before.close()
-        yield from self._settle(opened, journey)
+        opened.drift = yield from self._judge.settle(opened, journey, asked=job.check_drift)
         return opened, time.perf_counter() - started
 
     def _files(
@@ -279,6 +353,9 @@ class Engine:
 
     def _fitting(self, job: _Job) -> Plan:
         current = self.plan(job.spec, job.wishes)
+        if job.wishes.batch is None and current.batch > job.items:
+            # The batch that won here is for requests that fill it.
+            current = self.plan(job.spec, replace(job.wishes, batch=job.items))
         if not current.fits:
             raise DoesNotFitError(current.refusal)
         return current
@@ -287,41 +364,6 @@ class Engine:
         """Where an adapter opened for a device is kept: lanes of two devices must not close each other's."""
         main = self.host.accelerators[0].device if self.host.accelerators else "cpu"
         return made.adapter if made.device == main else f"{made.adapter}@{made.device}"
-
-    def _settle(self, opened: Opened, journey: Journey) -> Generator[Step, None, None]:
-        """Warm up, and the first time a lower precision is used here, compare it with fp32."""
-        sample = opened.pipeline.sample(opened.plan)
-        if sample is None:
-            return
-        yield Step("warming_up", 0, 1)
-        aside = Journey(journey.cancel, journey.trace, {})
-        outputs = self._driver.drain(opened, sample, aside)
-        key = quality.judgement_key(opened.plan)
-        if key is None or opened.checkpoint is not None:
-            return
-        if key not in self._judged:
-            yield Step("judging", 0, 1)
-            drift = self._drift(opened, sample, outputs, journey.cancel)
-            if drift is None:
-                return
-            self._judged[key] = drift
-        drift, limit = self._judged[key], quality.limit(opened.plan)
-        if drift > limit:
-            failure = Failure("drift", quality.main_component(opened.plan), detail=f"{drift:.3f} > {limit:.3f}")
-            self._driver.step_down(opened, failure, "sample", journey)
-            opened.rest()
-
-    def _drift(self, opened: Opened, sample: Any, outputs: tuple[Any, ...], cancel: Cancel) -> float | None:
-        """How far ``outputs`` are from fp32; None where fp32 itself does not fit, which fails nobody's request."""
-        exact = open_plan(quality.reference_plan(opened.plan), opened.files, None, self.residency)
-        try:
-            expected = self._driver.drain(exact, sample, Journey.new(cancel))
-        except (RunError, NoRoomError) as error:
-            _log.info("%s was not compared with fp32: %s", opened.plan.adapter, error)
-            return None
-        finally:
-            exact.close()
-        return opened.pipeline.drift(expected, outputs)
 
     # --- afterwards
 
@@ -360,15 +402,21 @@ class Engine:
             wanted = spec.variant(made.variant).weights
             found = {w.file: there.path for w in wanted if (there := find(w, self.folders)) is not None}
             if made.fits and len(found) == len(wanted):
-                opened = self._opened[self._slot(made)] = open_plan(made, found, None, self.residency)
+                opened = self._opened[self._slot(made)] = open_plan(made, found, None, self.residency, self.desk)
                 opened.wake()
                 return made
         return None
+
+    def standings(self, made: Plan) -> tuple[Standing, ...]:
+        """Where compiling stands for a plan, by component; empty while nothing of it is loaded."""
+        opened = self._opened.get(self._slot(made))
+        return opened.standings() if made.fits and opened is not None and opened.serves(made, None) else ()
 
     def close(self, name: str | None = None) -> None:
         """Put one adapter away, or end all work and put everything away."""
         if name is None:
             self._stop_all()
+            self.desk.close()
         for slot in [s for s in self._opened if name is None or s.partition("@")[0] == name]:
             opened = self._opened.pop(slot, None)
             if opened is not None:

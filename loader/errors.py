@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from loader.decision import Decision
-    from loader.outcome import Kept
+    from loader.outcome import Kept, Result
     from loader.spec import Licence
 
 
@@ -31,9 +31,12 @@ class AnyhostError(Exception):
 
     Attributes:
         kept: what stages of the run had finished before it ended, one value a stage.
+        ended: the run as far as it came, without outputs: the plan in force at the end and the trace; None where
+            nothing had been opened yet.
     """
 
     kept: "tuple[Kept, ...]" = ()
+    ended: "Result | None" = None
 
 
 class InputError(AnyhostError):

@@ -4,17 +4,44 @@ Each goes by what was timed on the host where that is known, and by what was mea
 decision says which.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
-from loader import micro
+from loader import micro, tuned
 from loader.attention_names import SDPA, blocks_between
 from loader.decision import Decision, Rejected, Situation
 from loader.host import Accelerator
+from loader.knowledge import Tuned
 from loader.memory import Precision
 from loader.spec import Component
 
 Layout = Literal["contiguous", "channels_last"]
 LAYOUT_MIN_GAIN = 1.03  # channels_last has to be this much faster: less is within what repeats differ by
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Memory format and attention product of a component, with what led there."""
+
+    layout: str
+    attention: str
+    decisions: tuple[Decision, ...]
+
+
+def choose_kernels(
+    situation: Situation,
+    component: Component,
+    accelerator: Accelerator | None,
+    precision: Precision,
+    found: Tuned | None = None,
+) -> Kernels:
+    """Both: as ``found`` on sample input in this precision, else by rule."""
+    way = tuned.way_of(found, component.name, precision.compute)
+    if found is not None and way is not None:
+        return Kernels(way.memory_format, way.attention, (tuned.decision_of(found),))
+    layout, layout_notes = choose_format(situation, component, accelerator, precision)
+    attention, attention_notes = choose_attention(situation, component, accelerator, precision)
+    return Kernels(layout, attention, (*layout_notes, *attention_notes))
 
 
 def choose_format(

@@ -142,7 +142,9 @@ def _seconds(situation: Situation, variant: Variant, size: Size) -> float:
     precisions: dict[str, Precision] = {
         c.name: rules.choose_dtype(situation, c, device).precision for c in variant.components
     }
-    shape = Shape(size, 1, situation.wishes.steps or variant.steps, situation.wishes.frames or variant.frames)
+    wishes = situation.wishes
+    steps, frames = wishes.steps or variant.steps, wishes.frames or variant.frames
+    shape = Shape(size, 1, steps, frames, guided=not wishes.unguided)
     return cost.seconds(situation.host, device, variant, precisions, shape, "resident")
 
 

@@ -74,8 +74,7 @@ class Lane:
         """
         with self._changed:
             if len(self._waiting) >= self._limit:
-                left = sum(t.seconds for t in self._waiting) + self._running_left()
-                raise QueueFullError(len(self._waiting), self._limit, left / max(1, len(self._waiting)))
+                raise QueueFullError(len(self._waiting), self._limit, self._running_left())
             last = max((t.round for t in self._waiting if t.session == session), default=self._round)
             self._number += 1
             ticket = Ticket(self, session, seconds, last + 1, self._number)

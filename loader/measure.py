@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from loader.codec import from_plain, to_plain
 from loader.host import Host
-from loader.knowledge import EMPTY, Correction, Knowledge, Quarantine
+from loader.knowledge import EMPTY, Compiled, Correction, Counted, Knowledge, Quarantine, Tuned
 
 _log = logging.getLogger(__name__)
 
@@ -180,6 +180,8 @@ class _DeviceMemory:
 _FORMAT = "anyhost-learned-1"
 _STALE_S = 3600.0
 _MAX_CORRECTIONS = 500  # sizes of requests are as many as users think of
+_MAX_TUNED = 100
+_MAX_COMPILED = 200
 _WINDOW = 20  # runs an average reaches back: new drivers and versions must be able to change it
 _RATIO_RANGE = (0.05, 20.0)  # one absurd run (a laptop that slept) must not spoil twenty good ones
 
@@ -268,6 +270,35 @@ class Store:
             lambda known: known if entry in known.quarantine else replace(known, quarantine=(*known.quarantine, entry))
         )
 
+    def record_tuned(self, entry: Tuned) -> None:
+        """Keep the way that won on sample input, in place of an earlier one for the same."""
+
+        def learn(known: Knowledge) -> Knowledge:
+            others = [tuned for tuned in known.tuned if tuned.key != entry.key]
+            return replace(known, tuned=(*others, entry)[-_MAX_TUNED:])
+
+        self._change(learn)
+
+    def record_compiled(self, entry: Compiled) -> None:
+        """Keep what compiling something came to, in place of an earlier one for the same; a cold compile's seconds."""
+
+        def learn(known: Knowledge) -> Knowledge:
+            before = next((c for c in known.compiled if c.key == entry.key and not c.warm), None)
+            kept = replace(entry, seconds=before.seconds, warm=False) if before and entry.warm else entry
+            others = [compiled for compiled in known.compiled if compiled.key != entry.key]
+            return replace(known, compiled=(*others, kept)[-_MAX_COMPILED:])
+
+        self._change(learn)
+
+    def record_calls(self, calls: Mapping[str, int], now: float) -> None:
+        """Count calls of components, seen ``now`` (seconds since 1970)."""
+
+        def learn(known: Knowledge) -> Knowledge:
+            new = {key: known.counted.get(key, Counted(0.0, now)).plus(count, now) for key, count in calls.items()}
+            return replace(known, counted={**known.counted, **new})
+
+        self._change(learn)
+
     def _current(self, stored: _File) -> Knowledge:
         """What of ``stored`` holds for the torch and the devices of now."""
         known = replace(stored.knowledge, held_bytes={}, unavailable=())  # these hold for one session
@@ -280,6 +311,8 @@ class Store:
             speed={d: s for d, s in known.speed.items() if same_torch and d not in changed},
             corrections={k: c for k, c in known.corrections.items() if changed.isdisjoint(k.split("/"))},
             quarantine=tuple(q for q in known.quarantine if q.torch == self._torch and self._same_device(q, changed)),
+            tuned=tuple(t for t in known.tuned if t.torch == self._torch and t.device not in changed),
+            compiled=tuple(c for c in known.compiled if c.torch == self._torch and c.device not in changed),
         )
 
     def _same_device(self, entry: Quarantine, changed: set[str]) -> bool:

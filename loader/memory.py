@@ -18,6 +18,7 @@ class Shape:
     batch: int = 1
     steps: int = 1
     frames: int = 1
+    guided: bool = True
 
     @property
     def pixels(self) -> int:
@@ -66,8 +67,18 @@ def activation_bytes(component: Component, shape: Shape, compute: Dtype, saver_f
     """Peak bytes of one call beyond the weights."""
     act = component.activation
     share = DTYPE_BYTES[compute] / 4
-    items = min(shape.items, act.max_items) if act.max_items else shape.items
+    items: float = min(shape.items, act.max_items) if act.max_items else shape.items
+    if not shape.guided:
+        items *= component.unguided
     return int((act.fixed + act.per_pixel * shape.pixels * items * saver_factor) * share)
+
+
+def working_bytes(
+    component: Component, shape: Shape, compute: Dtype, saver_factor: float = 1.0, *, on_host: bool
+) -> int:
+    """Peak bytes beyond the weights where the component computes: on the host what follows its calls is there too."""
+    own = activation_bytes(component, shape, compute, saver_factor)
+    return max(own, component.activation.host_fixed) if on_host else own
 
 
 def stage_activation_bytes(
@@ -118,7 +129,11 @@ def peaks(
         return sum(weight_bytes(c, precisions[c.name].storage) for c in components)
 
     def act(components: Iterable[Component]) -> int:
-        return max((activation_bytes(c, shape, precisions[c.name].compute, factor) for c in components), default=0)
+        needs = (
+            working_bytes(c, shape, precisions[c.name].compute, factor, on_host=accelerator is None or c.on_cpu)
+            for c in components
+        )
+        return max(needs, default=0)
 
     pinned = [c for c in variant.components if c.on_cpu]
     moving = [c for c in variant.components if not c.on_cpu]
@@ -130,9 +145,11 @@ def peaks(
             return Peaks(0, stored(variant.components) + max(packed) + act(variant.components) + workspace)
         needs = [stored(stage) + extra + act(stage) for stage, extra in zip(stages, packed, strict=True)]
         return Peaks(0, max(needs) + workspace)
+    after = max((c.activation.host_fixed for c in variant.components), default=0)
+    beside = stored(pinned) + max(act(pinned), after)
     if residency == "resident":
         device = stored(moving) + act(moving)
-        host = stored(pinned) + act(pinned)
+        host = beside
     else:
         awake = [[c for c in stage if not c.on_cpu] for stage in stages]
         if residency == "offload":
@@ -144,7 +161,7 @@ def peaks(
             )
         # What is read from a file passes through host RAM one stage at a time; with one memory for both it does not.
         asleep = stored(moving) if residency != "dropped" else max((stored(stage) for stage in awake), default=0)
-        host = (0 if accelerator.unified else asleep) + stored(pinned) + act(pinned)
+        host = (0 if accelerator.unified else asleep) + beside
     return Peaks(device + workspace, host + workspace_bytes(on_accelerator=False))
 
 

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from collections import Counter
 from collections.abc import Generator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -12,14 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from loader.compiling import Desk, Overlay, Standing
 from loader.errors import Cancelled
 from loader.fetch import Progress, fetch_all
 from loader.folders import Folders, Found
 from loader.memory import block_bytes
-from loader.outcome import Cancel, Step
+from loader.outcome import Cancel, Drift, Step, TraceEntry
+from loader.packages import note_of
 from loader.pipeline import Pipeline, announced, pipeline_of
 from loader.place import TORCH_DTYPES, call_guard, place
-from loader.plan import Plan
+from loader.plan import Placement, Plan
 from loader.process import return_freed_memory
 from loader.residency import Residency, Source, Tenant, key_of
 
@@ -31,6 +34,8 @@ class Opened:
         plan: the plan in force; a failure may put a lower one in its place.
         checkpoint: the user's own file, if one is loaded.
         announced: components the request in hand will call, in order.
+        calls: how often each component was called by this run.
+        drift: how far its output was found to be from fp32's on the sample.
         weights_note: what the weights are, for every output ("published", "preview weights, …", "own file x.pth").
     """
 
@@ -41,14 +46,18 @@ class Opened:
         files: Mapping[str, Path],
         checkpoint: Path | None,
         residency: Residency,
+        desk: Desk | None = None,
     ) -> None:
         self.plan, self.pipeline, self.files, self.checkpoint = plan, pipeline, files, checkpoint
+        self.drift: Drift | None = None
         self._grown: dict[tuple[object, ...], int] = {}
         self._before: dict[str, int] = {}
         self.announced: tuple[str, ...] = ()
         self._used: dict[str, int] = {}
         self.weights_note = f"own file {checkpoint.name}" if checkpoint else plan.provenance
-        self._residency = residency
+        self._residency, self._desk = residency, desk
+        self._overlays: dict[str, Overlay] = {}
+        self.calls: Counter[str] = Counter()
         self._tenant = Tenant(residency, plan, self._entries(plan))
 
     def _entries(self, plan: Plan) -> dict[str, tuple[str, Source]]:
@@ -57,6 +66,7 @@ class Opened:
         variant = plan.situation.spec.variant(plan.variant)
         entries = {}
         for placement in plan.components:
+            placement = self._held(placement)
             name, component = placement.name, variant.component(placement.name)
             accelerator = plan.situation.host.accelerator(placement.device)
             source = Source(
@@ -65,6 +75,7 @@ class Opened:
                 component.repeated_block,
                 block_bytes(component, placement.storage_dtype),
                 unified=accelerator is not None and accelerator.unified,
+                dropped=partial(self._uncover, name),
             )
             entries[name] = (key_of(plan, placement, self.files, self.checkpoint, shared.get(name, "")), source)
         return entries
@@ -73,7 +84,7 @@ class Opened:
         plan = self.plan
         module = self.pipeline.load(component, plan, self.files, self.checkpoint)
         # Only residency moves components to a device, after it has made room there.
-        parked = replace(plan.component(component), residency="offload")
+        parked = replace(self._held(plan.component(component)), residency="offload")
         return place(module, parked, self.pipeline.own_edges.get(component, ()))
 
     # --- what a pipeline calls
@@ -84,8 +95,54 @@ class Opened:
         module = self._tenant.awake(name)
         if name not in self._used:
             self._used[name] = self._tenant.bytes()[name]
-        target = attrgetter(method)(module) if method else module
-        return call_guard(target, self.plan.component(name))(*args, **kwargs)
+        self.calls[name] += 1
+        placed = self.plan.component(name)
+        if method:
+            return call_guard(attrgetter(method)(module), placed)(*args, **kwargs)
+        overlay = self._overlay(placed, module)
+        target = module if overlay is None else partial(overlay.answer, module)
+        return call_guard(target, placed)(*args, **kwargs)
+
+    # --- compiled beside the requests
+
+    def _held(self, placement: Placement) -> Placement:
+        """What is held of a component: what is compiled beside its requests is loaded as it is."""
+        if self._desk is None or not self._desk.takes(placement):
+            return placement
+        return replace(placement, compile="none", compile_blocks="")
+
+    def _overlay(self, placement: Placement, module: nn.Module) -> Overlay | None:
+        """What stands before a component that is compiled beside its requests."""
+        if self._desk is None or not self._desk.takes(placement):
+            return None
+        overlay = self._overlays.get(placement.name)
+        if overlay is None or not overlay.is_for(module, placement):
+            self._uncover(placement.name)
+            overlay = self._desk.overlay(self.plan, placement, module, self._taken, self.checkpoint)
+            self._overlays[placement.name] = overlay
+        return overlay
+
+    def _uncover(self, name: str) -> None:
+        overlay = self._overlays.pop(name, None)
+        if overlay is not None:
+            overlay.drop()
+
+    def _taken(self) -> int:
+        """Bytes of host memory taken by all that is loaded."""
+        return self._residency.held_bytes("", others=True).get("host", 0)
+
+    def standings(self) -> tuple[Standing, ...]:
+        """Where compiling stands, by component; nothing of those that are not compiled."""
+        return tuple(overlay.standing for overlay in list(self._overlays.values()))
+
+    def news(self) -> list[TraceEntry]:
+        """What the run that ends says of compiling."""
+        told = (overlay.news() for overlay in list(self._overlays.values()))
+        return [entry for entry in told if entry is not None] + self._without_package()
+
+    def _without_package(self) -> list[TraceEntry]:
+        notes = {name: note_of(module) for name, module in self.modules().items()}
+        return [TraceEntry(name, "package_missing", note, "eager") for name, note in notes.items() if note]
 
     def device(self, component: str) -> torch.device:
         """Where the component computes."""
@@ -103,8 +160,10 @@ class Opened:
 
     def serves(self, wanted: Plan, checkpoint: Path | None) -> bool:
         """Whether what is held is what ``wanted`` would hold."""
-        mine = (self.plan.variant, self.plan.device, self.plan.components)
-        return self.checkpoint == checkpoint and mine == (wanted.variant, wanted.device, wanted.components)
+        mine, theirs = (
+            (made.variant, made.device, tuple(map(self._held, made.components))) for made in (self.plan, wanted)
+        )
+        return self.checkpoint == checkpoint and mine == theirs
 
     def renew(self, wanted: Plan) -> None:
         """Take another request's size and batch; the components stay as they are."""
@@ -124,6 +183,7 @@ class Opened:
     def begin(self, request: Any) -> None:
         """A run begins: others make room for what the plan was predicted to need."""
         self._used = {}
+        self.calls.clear()
         self.announced = announced(self.pipeline, request, self.plan)
         self._tenant.begin(self.announced)
 
@@ -220,16 +280,25 @@ class Opened:
 
     def close(self) -> None:
         """Let go of every component."""
+        for name in list(self._overlays):
+            self._uncover(name)
         self._tenant.close()
         self._empty()
 
 
 def open_plan(
-    plan: Plan, files: Mapping[str, Path], checkpoint: Path | None, residency: Residency | None = None
+    plan: Plan,
+    files: Mapping[str, Path],
+    checkpoint: Path | None,
+    residency: Residency | None = None,
+    desk: Desk | None = None,
 ) -> Opened:
-    """Be ready for what ``plan`` says, in the memory that ``residency`` manages, or in one of its own."""
+    """Be ready for what ``plan`` says, in the memory that ``residency`` manages, or in one of its own.
+
+    With a ``desk`` components are compiled beside their requests, without one at their first call.
+    """
     residency = residency or Residency(plan.situation.host)
-    return Opened(plan, pipeline_of(plan.situation.spec), files, checkpoint, residency)
+    return Opened(plan, pipeline_of(plan.situation.spec), files, checkpoint, residency, desk)
 
 
 def fetched(plan: Plan, folders: Folders, cancel: Cancel) -> Generator[Step, None, dict[str, Path]]:

@@ -4,7 +4,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from loader.errors import Cancelled
 
@@ -86,10 +86,30 @@ class TraceEntry:
 
 
 @dataclass(frozen=True)
+class Drift:
+    """How far the plan's output is from fp32 on sample input.
+
+    Attributes:
+        value: in the adapter's metric; None where it was not found out.
+        limit: what is allowed.
+        how: "measured" now, "known" from before, "exact" where everything computes in fp32; "skipped" where it would
+            have taken too long, "impossible" where fp32 does not fit.
+        seconds: it took, or would have taken.
+    """
+
+    value: float | None
+    limit: float
+    metric: str
+    how: Literal["measured", "known", "exact", "skipped", "impossible"]
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Result:
     """What a run gave and what it took. ``outputs`` are the adapter's own values, ``items`` how many it worked on.
 
-    ``component_bytes`` has the weights really held by each component that was called, in bytes.
+    ``component_bytes`` has the weights really held by each component that was called, in bytes. ``drift`` is None where
+    the adapter has no sample or the weights are the user's own.
     """
 
     outputs: tuple[Any, ...]
@@ -101,6 +121,7 @@ class Result:
     weights: str = ""
     items: int = 1
     component_bytes: Mapping[str, int] = field(default_factory=dict)
+    drift: Drift | None = None
 
     @property
     def predicted_seconds(self) -> float:

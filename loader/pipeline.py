@@ -112,7 +112,7 @@ class Pipeline(Protocol):
         ...
 
     def sample(self, plan: Plan) -> Any:
-        """A small request to warm up with and to judge precision on, or None."""
+        """A small request to warm up with and to judge precision on, as many items as the plan's batch, or None."""
         ...
 
     def drift(self, reference: tuple[Any, ...], outputs: tuple[Any, ...]) -> float:

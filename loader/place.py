@@ -4,7 +4,9 @@ Order matters: folding norms into convolutions sums products and must happen bef
 happen before the move, so that no fp32 copy ever reaches the device.
 """
 
+import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +14,8 @@ from torch import Tensor, nn
 
 from loader.attention import product, use_attention
 from loader.attention_names import span_of
-from loader.errors import RunError
+from loader.folders import Folders
+from loader.packages import attach, packages_folder
 from loader.plan import Placement
 from loader.weights import cast_in_place
 
@@ -36,9 +39,8 @@ def place(module: nn.Module, placement: Placement, own_edges: Iterable[str] = ()
         merge()
     storage, compute = TORCH_DTYPES[placement.storage_dtype], TORCH_DTYPES[placement.compute_dtype]
     islands = placement.keep_fp32
-    cast_in_place(module, lambda name: torch.float32 if in_part(name, islands) else storage)
-    if placement.memory_format == "channels_last":
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    last = placement.memory_format == "channels_last"
+    cast_in_place(module, lambda name: torch.float32 if in_part(name, islands) else storage, channels_last=last)
     if span_of(placement.attention) is not None:
         use_attention(module, product(placement.attention))
     if placement.residency == "resident" or placement.device == "cpu":
@@ -111,21 +113,28 @@ def _cast_while_computing(layer: nn.Module, compute: torch.dtype) -> None:
 def compile_in_place(module: nn.Module, placement: Placement) -> None:
     """torch.compile in place, which leaves parameter names as they are: the whole graph, or each repeated block.
 
-    Blocks of one class and shape share what is compiled for the first of them.
-
-    Raises:
-        RunError: the mode is not one torch knows.
+    Blocks of one class and shape share what is compiled for the first of them. What was compiled ahead of time is
+    loaded at the first call of each block (``loader.packages``).
     """
     if placement.compile == "aot":
-        raise RunError("ahead-of-time packages are loaded, not compiled here: choose another compile mode")
+        folder = packages_folder(Folders.from_environ(os.environ).cache)
+        attach(module, placement.compile_blocks, folder, partial(arch_of, placement.device))
+        return
     mode = None if placement.compile == "default" else placement.compile
-    options: dict[str, Any] = {}
-    if placement.device == "cpu" and mode is None:
-        options = {"options": {"freezing": True}}
     named = placement.compile_blocks
     blocks = [block for block in module.modules() if named and type(block).__name__ == named]
     for target in blocks or [module]:
-        target.compile(mode=mode, dynamic=False, **options)
+        target.compile(mode=mode, dynamic=False)
+
+
+def arch_of(device: str) -> str:
+    """What compiled code is made for: instruction set of the processor, compute capability of a card."""
+    kind = device.partition(":")[0]
+    if kind == "cpu":
+        return f"cpu-{torch.backends.cpu.get_cpu_capability()}"
+    if kind == "cuda":
+        return "sm_{}{}".format(*torch.cuda.get_device_capability(device))  # noqa: TID251
+    return kind
 
 
 def call_guard(module: Callable[..., Any], placement: Placement) -> Callable[..., Any]:

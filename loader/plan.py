@@ -9,11 +9,11 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from loader import cost, kernel_rules, ladder, rules, wish_rules
+from loader import compile_rules, cost, kernel_rules, ladder, rules, tuned, wish_rules
 from loader.codec import from_plain, to_plain
 from loader.decision import Decision, Failure, FailureKind, Limits, Param, Rejected, Situation
 from loader.host import Accelerator, Dtype, Host
-from loader.knowledge import EMPTY, Correction, Knowledge, correction_key
+from loader.knowledge import EMPTY, Correction, Knowledge, Tuned, correction_key
 from loader.memory import Peaks, Precision, Shape, device_budget, gib, host_budget, peaks, weight_bytes
 from loader.spec import AdapterSpec, Component, Size, Variant
 from loader.wishes import CompileMode, ResidencyName, Wishes
@@ -72,6 +72,12 @@ class Plan:
     rung: int
     situation: Situation
 
+    @property
+    def shape(self) -> Shape:
+        """How much it asks for, as predictions take it."""
+        guided = not self.situation.wishes.unguided
+        return Shape(self.size, self.batch, self.steps, self.frames, guided)
+
     def component(self, name: str) -> Placement:
         return next(c for c in self.components if c.name == name)
 
@@ -108,18 +114,20 @@ class Setting:
 
 def _first_fit(situation: Situation, *, fp32_first: bool) -> Plan | None:
     for variant, size, notes in ladder.targets(situation):
-        setting = _setting(situation, variant, fp32_first=fp32_first)
+        setting = _setting(situation, variant, size, fp32_first=fp32_first)
         for rung, candidate in enumerate(_candidates(situation, variant, size, setting)):
             if rung >= situation.limits.min_rung and (candidate.fits(situation) or situation.wishes.force):
                 return _assemble(situation, variant, setting, candidate, rung, notes)
     return None
 
 
-def _setting(situation: Situation, variant: Variant, *, fp32_first: bool) -> Setting:
+def _setting(situation: Situation, variant: Variant, size: Size, *, fp32_first: bool) -> Setting:
     device, decisions = rules.choose_device(situation)
+    found = tuned.find(situation, variant.name, device, size)
     precisions: dict[str, Precision] = {}
     for component in variant.components:
-        choice = rules.choose_dtype(situation, component, device, fp32_first=fp32_first)
+        tried = tuned.dtype_of(found, component.name)
+        choice = rules.choose_dtype(situation, component, device, fp32_first=fp32_first, tried=tried)
         precisions[component.name] = choice.precision
         decisions += choice.decisions
     return Setting(device, precisions, decisions)
@@ -159,7 +167,7 @@ def _candidates(situation: Situation, variant: Variant, size: Size, setting: Set
     accelerator = situation.host.accelerator(setting.device)
     wishes = situation.wishes
     general = _key(situation.spec.name, variant, setting.device, setting.precisions)
-    batches = ladder.halvings(wishes.batch or 1)
+    batches = ladder.halvings(_batch_before_memory(situation, variant, size, setting))
     saver_sets: tuple[tuple[str, ...], ...] = ((), variant.savers) if variant.savers else ((),)
     for residency in ladder.residencies(accelerator, wishes.residency):
         for half in (False, True):
@@ -168,7 +176,8 @@ def _candidates(situation: Situation, variant: Variant, size: Size, setting: Set
                 continue
             for batch in batches:
                 for savers in saver_sets:
-                    shape = Shape(size, batch, wishes.steps or variant.steps, wishes.frames or variant.frames)
+                    steps, frames = wishes.steps or variant.steps, wishes.frames or variant.frames
+                    shape = Shape(size, batch, steps, frames, guided=not wishes.unguided)
                     need = peaks(
                         variant,
                         precisions,
@@ -181,6 +190,11 @@ def _candidates(situation: Situation, variant: Variant, size: Size, setting: Set
                     factor = situation.knowledge.correction(f"{general}/{kind}").bytes
                     need = Peaks(int(need.device * factor), int(need.host * factor))
                     yield Candidate(shape, residency, precisions, savers, setting.device, need, half)
+
+
+def _batch_before_memory(situation: Situation, variant: Variant, size: Size, setting: Setting) -> int:
+    found = tuned.find(situation, variant.name, setting.device, size)
+    return tuned.batch_of(situation, found, setting.precisions)
 
 
 def _stored(variant: Variant, setting: Setting, accelerator: Accelerator | None) -> dict[str, Precision] | None:
@@ -248,27 +262,30 @@ def _place(
     placements: list[Placement] = []
     decisions: list[Decision] = []
     for component in variant.components:
-        placement, notes = _place_component(situation, component, candidate)
+        found = tuned.find(situation, variant.name, candidate.device, candidate.shape.size)
+        placement, notes = _place_component(situation, variant, component, candidate, found)
         placements.append(placement)
         decisions += notes
     return tuple(placements), tuple(decisions)
 
 
 def _place_component(
-    situation: Situation, component: Component, candidate: Candidate
+    situation: Situation, variant: Variant, component: Component, candidate: Candidate, found: Tuned | None
 ) -> tuple[Placement, tuple[Decision, ...]]:
     precision = candidate.precisions[component.name]
     device = "cpu" if component.on_cpu else candidate.device
     accelerator = situation.host.accelerator(device)
-    memory_format, format_notes = kernel_rules.choose_format(situation, component, accelerator, precision)
-    attention, attention_notes = kernel_rules.choose_attention(situation, component, accelerator, precision)
+    kernels = kernel_rules.choose_kernels(situation, component, accelerator, precision, found)
     hooked = candidate.residency in ("blocks", "dropped") and accelerator is not None
     calls = cost.calls(component, candidate.shape)
     own = cost.component_seconds(
         situation.host, accelerator, component, precision, candidate.shape, candidate.residency
     )
-    use = rules.Use(calls, own / max(1, calls), hooked)
-    compile_mode, compile_notes = rules.choose_compile(situation, component, device, precision, use)
+    use = compile_rules.Use(calls, own / max(1, calls), hooked, variant.name)
+    asked = tuned.with_compile(situation, found, component.name, precision.compute)
+    compile_mode, compile_notes = compile_rules.choose_compile(asked, component, device, precision, use)
+    if asked is not situation:
+        compile_notes = ()  # of a wish nobody made: the figures of what was tried say why
     islands = tuple(island.path for island in component.keep_fp32) if precision.compute != "fp32" else ()
     islands += tuple(m for m in situation.limits.fp32_modules.get(component.name, ()) if m not in islands)
     placement = Placement(
@@ -277,15 +294,15 @@ def _place_component(
         storage_dtype=precision.storage,
         compute_dtype=precision.compute,
         residency="resident" if component.on_cpu else candidate.residency,
-        memory_format=memory_format,
-        attention=attention,
+        memory_format=kernels.layout,
+        attention=kernels.attention,
         compile=compile_mode,
         bytes=weight_bytes(component, precision.storage),
         fuse=component.fuse,
         keep_fp32=islands,
         compile_blocks=component.repeated_block if component.compile == "blocks" else "",
     )
-    return placement, (*format_notes, *attention_notes, *kernel_rules.fuse_decision(component), *compile_notes)
+    return placement, (*kernels.decisions, *kernel_rules.fuse_decision(component), *compile_notes)
 
 
 def _memory_notes(situation: Situation, variant: Variant, chosen: Candidate) -> tuple[Decision, ...]:
@@ -319,7 +336,7 @@ def _memory_notes(situation: Situation, variant: Variant, chosen: Candidate) -> 
         )
     if not chosen.fits(situation):
         notes.append(Decision("forced_memory", "memory", "refused", "tried", params, rejected))
-    wished_batch = situation.wishes.batch or 1
+    wished_batch = _batch_before_memory(situation, variant, chosen.shape.size, setting_key)
     if chosen.shape.batch != wished_batch:
         notes.append(
             Decision(
@@ -354,7 +371,7 @@ def _key(adapter: str, variant: Variant, device: str, precisions: Mapping[str, P
 def _request(shape: Shape, residency: str, savers: tuple[str, ...], *, half: bool) -> str:
     """What of a request its time and memory depend on, as part of a key."""
     words = [f"{shape.size[0]}x{shape.size[1]}", f"b{shape.batch}", f"f{shape.frames}", residency]
-    return " ".join([*words, *(["half"] if half else []), *savers])
+    return " ".join([*words, *(["half"] if half else []), *([] if shape.guided else ["unguided"]), *savers])
 
 
 def _key_of(situation: Situation, variant: Variant, candidate: Candidate) -> str:
@@ -370,8 +387,7 @@ def correction_keys(made: Plan) -> tuple[str, str]:
     general = _key(made.adapter, variant, made.device, precisions)
     moving = [p for p in made.components if not variant.component(p.name).on_cpu] or list(made.components)
     half = any(p.storage_dtype != p.compute_dtype for p in made.components)
-    shape = Shape(made.size, made.batch, made.steps, made.frames)
-    return general, f"{general}/{_request(shape, moving[0].residency, made.savers, half=half)}"
+    return general, f"{general}/{_request(made.shape, moving[0].residency, made.savers, half=half)}"
 
 
 def applied_correction(made: Plan) -> Correction:
@@ -389,7 +405,7 @@ def _does_not_fit(situation: Situation) -> Decision:
     variant, size, _ = next(ladder.targets(situation), (None, None, ()))
     if variant is None or size is None:
         return Decision("nothing_left", "memory", "", "refused", flips="more_memory")
-    setting = _setting(situation, variant, fp32_first=False)
+    setting = _setting(situation, variant, size, fp32_first=False)
     least = min(_candidates(situation, variant, size, setting), key=lambda c: c.short_bytes(situation))
     nearest = _nearest(situation)
     accelerator = situation.host.accelerator(setting.device)

@@ -12,7 +12,6 @@ from loader.decision import Decision, Rejected, Situation
 from loader.host import Accelerator, Cpu, Dtype, Rate
 from loader.memory import Precision
 from loader.spec import Component
-from loader.wishes import CompileMode
 
 # Precision order for "the next higher one": bf16 stands above fp16 because it has fp32's range.
 PRECISION_ORDER: tuple[Dtype, ...] = ("int8", "fp16", "bf16", "fp32")
@@ -84,8 +83,13 @@ def wheel_has_code(accelerator: Accelerator, wheel_archs: tuple[str, ...]) -> bo
 # --- precision --------------------------------------------------------------------------------------------------
 
 
-def choose_dtype(situation: Situation, component: Component, device: str, *, fp32_first: bool = False) -> DtypeChoice:
-    """Compute dtype of a component: the first of its preferences that nothing speaks against."""
+def choose_dtype(
+    situation: Situation, component: Component, device: str, *, fp32_first: bool = False, tried: Dtype | None = None
+) -> DtypeChoice:
+    """Compute dtype of a component: the first of its preferences that nothing speaks against.
+
+    ``tried`` won here on sample input: rules that only expect it to be slow do not count against it.
+    """
     on_device = None if component.on_cpu else situation.host.accelerator(device)
     wish = wished_dtype(situation, component)
     preferred = component.dtypes[0]
@@ -94,13 +98,16 @@ def choose_dtype(situation: Situation, component: Component, device: str, *, fp3
         order = (wish, *(d for d in component.dtypes if d != wish))
     elif fp32_first:
         order = ("fp32", *(d for d in component.dtypes if d != "fp32"))
+    elif tried is not None:
+        order = (tried, *(d for d in component.dtypes if d != tried))
     objections: list[Decision] = []
     chosen: Dtype = "fp32"
     for dtype in order:
         objection = dtype_objection(situation, component, on_device, dtype)
         # What failed here while it ran is not tried again, forced or not.
         forced = situation.wishes.force and dtype == wish and not _below_floor(situation, component, dtype)
-        if objection is None or forced:
+        won = tried == dtype and wish is None and objection is not None and expects_slow(objection)
+        if objection is None or forced or won:
             chosen = dtype
             break
         objections.append(objection)
@@ -108,6 +115,12 @@ def choose_dtype(situation: Situation, component: Component, device: str, *, fp3
         situation, component, on_device, chosen, wish, preferred
     )
     return DtypeChoice(Precision(chosen, chosen), tuple(decisions))
+
+
+def expects_slow(objection: Decision) -> bool:
+    """Whether a precision is objected to for its speed alone, so that trying it would be safe."""
+    slow = ("fp16_on_cpu", "bf16_cpu_without_isa", "bf16_cpu_measured_slow")
+    return objection.rule in slow or objection.rule.endswith("_not_native")
 
 
 def wished_dtype(situation: Situation, component: Component) -> Dtype | None:
@@ -326,68 +339,3 @@ def half_storage(component: Component, precision: Precision, accelerator: Accele
     if storage not in component.dtypes and "fp16" in component.dtypes:
         storage = "fp16"
     return Precision(storage, "fp32") if storage in component.dtypes else None
-
-
-# --- compile ----------------------------------------------------------------------------------------------------
-
-COMPILE_SECONDS = {"whole": 45.0, "blocks": 30.0}
-COMPILE_MARGIN = 2  # it must repay itself twice over: both figures are estimates
-COMPILE_SAVING = 0.18  # share of the eager time saved, measured on the merged bf16 detector (66 to 54 ms)
-
-
-@dataclass(frozen=True)
-class Use:
-    """How a component is used: calls in one request, seconds of each, and whether hooks move or widen its layers."""
-
-    calls: int
-    call_seconds: float
-    hooked: bool
-
-
-def choose_compile(
-    situation: Situation, component: Component, device: str, precision: Precision, use: Use
-) -> tuple[CompileMode, tuple[Decision, ...]]:
-    """A compile mode for a component: one that repays itself within the request, else none unless wished."""
-    wish = situation.wishes.compile
-    if component.compile == "none" or component.on_cpu:
-        return "none", ()
-    forbidden = _compile_forbidden(situation, component, device, precision, use)
-    if forbidden:
-        if wish in (None, "none"):
-            return "none", ()
-        return "none", (Decision(forbidden, component.name, str(wish), "none", flips=f"{forbidden}_flip"),)
-    if wish == "none":
-        return "none", (Decision("compile_wish", component.name, "default", "none"),)
-    cost = COMPILE_SECONDS[component.compile]
-    if wish is not None:
-        return wish, (Decision("compile_wish", component.name, "none", wish, {"seconds": cost, "device": device}),)
-    saving = max(use.call_seconds * COMPILE_SAVING, 1e-6)
-    calls = max(1, round(cost / saving))
-    params = {"seconds": cost, "calls": calls, "planned": use.calls, "saving_ms": round(saving * 1000, 1)}
-    if use.calls > COMPILE_MARGIN * calls:
-        eager = Rejected("eager", round(use.calls * saving - cost, 1), "s more in this request")
-        return "default", (
-            Decision("compile_pays", component.name, "none", "default", params, (eager,), "compile_off"),
-        )
-    rejected = (Rejected("compile", calls, "calls to repay it"),)
-    return "none", (
-        Decision("compile_break_even", component.name, "default", "none", params, rejected, "compile_calls"),
-    )
-
-
-def _compile_forbidden(situation: Situation, component: Component, device: str, precision: Precision, use: Use) -> str:
-    accelerator = situation.host.accelerator(device)
-    if situation.host.platform == "zerogpu":
-        return "compile_zerogpu"
-    if accelerator is not None and accelerator.kind == "mps":
-        return "compile_mps"
-    if use.hooked or precision.storage != precision.compute:
-        return "compile_hooks"
-    if not situation.host.compiler:
-        return "compile_no_compiler"
-    if component.name in situation.limits.no_compile:
-        return "compile_failed"
-    for entry in situation.knowledge.quarantine:
-        if (entry.adapter, entry.component) == (situation.spec.name, component.name) and entry.compile != "none":
-            return "compile_quarantined"
-    return ""

@@ -80,12 +80,14 @@ class Activation:
 
     Attributes:
         max_items: how many go through in one call at most (1 for a decoder that takes frames one by one), 0 for all.
+        host_fixed: peak bytes of what follows its calls outside any network, in host memory wherever it runs itself.
     """
 
     fixed: int
     per_pixel: float
     max_items: int = 0
     source: Evidence = "estimated"
+    host_fixed: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,8 @@ class Component:
         fuse: it offers ``merge()`` to fold branches and norms before the cast.
         on_cpu: it always runs on the CPU (onnxruntime sessions beside any device).
         compile: what torch.compile takes: the "whole" graph, repeated "blocks", or "none".
+        unguided: share of its work and activations left in a request without guidance, which asks it once a step
+            instead of twice; 1 where guidance is nothing to it.
     """
 
     name: str
@@ -155,6 +159,7 @@ class Component:
     compile: Literal["whole", "blocks", "none"] = "none"
     optional: bool = False
     extra_fp32_params: int = 0
+    unguided: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class Wishes:
         precision_first: fp32 wherever it fits, even where a lower precision is faster.
         max_drift: largest distance from fp32 output, in the adapter's metric; None takes the adapter's own.
         allow_smaller: a smaller variant or size may be used when this one does not fit.
+        unguided: steps are made without guidance; a request that knows says so itself.
         force: try what the plan would refuse, and say so.
     """
 
@@ -44,3 +45,4 @@ class Wishes:
     max_drift: float | None = None
     allow_smaller: bool = False
     force: bool = False
+    unguided: bool = False

@@ -13,6 +13,7 @@ from adapters.damo_yolo.networks import build
 from adapters.damo_yolo.pipeline import DamoYolo, DetectRequest
 from kit.images import open_picture
 from loader import place as placing
+from loader.compiling import Desk
 from loader.decision import Failure
 from loader.errors import Cancelled, DoesNotFitError, InputError, RunError
 from loader.opened import open_plan
@@ -239,19 +240,18 @@ def test_nan_climbs_to_the_next_precision_and_is_quarantined(tmp_path, monkeypat
     assert other.plan(SPEC, PREVIEW).component("detector").compute_dtype == "bf16"
 
 
-def test_a_compiler_that_fails_means_eager(tmp_path, monkeypatch, expected):
-    def broken(module, placement):
-        def fail(*args, **kwargs):
-            raise RuntimeError("torch._inductor.exc.CppCompileError: C++ compile error")
+def test_a_compiler_that_fails_means_eager(tmp_path, expected):
+    def broken(twin, placement):
+        raise RuntimeError("torch._inductor.exc.CppCompileError: C++ compile error")
 
-        module.forward = fail
-
-    monkeypatch.setattr(placing, "compile_in_place", broken)
-    engine = engine_on(host_with(), tmp_path)
-    result = result_of(engine, request(), replace(PREVIEW, compile="default", dtype="fp32"))
-    assert result.trace[0].event == "compile_failed"
-    assert result.plan.component("detector").compile == "none"
-    assert boxes(result) == expected
+    engine, wishes = engine_on(host_with(), tmp_path), replace(PREVIEW, compile="default", dtype="fp32")
+    engine.desk = Desk(engine.host, engine.store, tmp_path / "compiled", compile=broken)
+    first = result_of(engine, request(), wishes)
+    assert engine.desk.background.wait(60)
+    second = result_of(engine, request(), wishes)
+    assert [entry.event for entry in (*first.trace, *second.trace)][-1] == "compile_failed"
+    assert second.plan.component("detector").compile == "none"
+    assert boxes(first) == boxes(second) == expected
     engine.close()
 
 

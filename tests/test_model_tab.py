@@ -17,7 +17,7 @@ from kit.parts.saving import Saving
 from kit.parts.upload_limit import upload_limit
 from kit.running import Asked, told
 from loader.errors import InputError
-from loader.outcome import Cancel, Result, Step
+from loader.outcome import Cancel, Kept, Result, Step
 from loader.wishes import Wishes
 from tests.machines import engine_on, host_with
 
@@ -132,6 +132,34 @@ def test_stop_ends_the_run_in_words(tab):
     assert cancel.requested
     *_, last = run(tab, "hello", cancel)
     assert "Nothing is running any more" in last[tab.status]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_what_was_finished_before_an_error_is_said_and_whatever_happens_the_error_is(tab, caplog, broken):
+    class Keeping(Shouting):
+        def job(self, values, asked):
+            error = InputError("the second half is missing")
+            error.kept = (Kept("finding_faces", "HALF"),)
+            error.ended = Result((), self.planning.plan(Wishes()))
+            raise error
+            yield
+
+        def finished_part(self, kept, values, ended):
+            words, _ = super().finished_part(kept, values, ended)
+            return words, {self.loud: 1 / 0 if broken else kept[-1].value}
+
+    def make():
+        built = Keeping(tab.context)
+        built.build()
+        return built
+
+    keeping = inside(make)
+    last = run(keeping, "hello")[-1]
+    assert "the second half is missing" in last[keeping.status]
+    assert ("Finished before that: the face was found." in last[keeping.status]) is not broken
+    assert last.get(keeping.loud) == (None if broken else "HALF")
+    assert last[keeping.run]["visible"] is True
+    assert len(caplog.records) == broken
 
 
 def test_a_page_that_is_left_closes_the_job(tab):

@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import json
+import math
 import socket
 import zipfile
 from collections import Counter
@@ -27,7 +28,7 @@ from adapters.damo_yolo.view import Filter, Shown, counts_markup, drawn, table_m
 from app import main
 from kit.pace import Pace
 from kit.parts import states
-from kit.parts.context import LANE, PageContext
+from kit.parts.context import AT_ONCE, LANE, THREADS, PageContext
 from kit.parts.figures import figures
 from kit.parts.host_bar import host_bar
 from kit.parts.markup import element, link, sentence, text
@@ -38,10 +39,15 @@ from kit.running import Asked
 from kit.sizes import read_size
 from kit.texts import LANGUAGES, why
 from kit.texts.labels import label
+from kit.texts.report import seconds_text
 from loader.engine import Engine
 from loader.errors import Cancelled, DoesNotFitError, InputError, RunError
 from loader.host import load_host
+from loader.lanes import MAX_WAITING
+from loader.measure import Cost
+from loader.memory import gib
 from loader.outcome import Step, TraceEntry
+from loader.plan import Plan, applied_correction, correction_keys
 from loader.wishes import Wishes
 from page.build import TABS, build, launch_options
 from tests.machines import ROOT, engine_on, host_with
@@ -111,10 +117,12 @@ def test_one_endpoint_a_task_is_public_and_all_runs_share_one_lane(page: gr.Bloc
     queued = [fn for fn in page.fns.values() if fn.queue and fn.fn is not None]
     lanes = Counter((fn.concurrency_id, fn.concurrency_limit) for fn in queued)
     # A run a tab and language and an endpoint a task at least; a camera takes the engine's lane frame by frame.
-    assert set(lanes) == {(LANE, 1), ("camera", CAMERAS)}
-    assert lanes[LANE, 1] >= (len(LANGUAGES) + 1) * len(endpoints)
+    assert set(lanes) == {(LANE, AT_ONCE), ("camera", CAMERAS)}
+    assert lanes[LANE, AT_ONCE] >= (len(LANGUAGES) + 1) * len(endpoints)
     assert lanes["camera", CAMERAS] == len(LANGUAGES)
-    assert page._queue.max_size == 16
+    # The engine's lane is full before Gradio holds anybody back, and threads are left for those who plan meanwhile.
+    assert page._queue.max_size >= AT_ONCE > MAX_WAITING + 1
+    assert launch_options()["max_threads"] == THREADS > AT_ONCE + CAMERAS
 
 
 def test_endpoint_is_typed(page: gr.Blocks) -> None:
@@ -140,6 +148,14 @@ def test_nothing_is_kept_or_sent_beyond_need(page: gr.Blocks) -> None:
     assert options["theme"]._stylesheets == []
 
 
+def test_what_is_remembered_of_a_visitor_has_an_end(page: gr.Blocks) -> None:
+    states = [block for block in page.blocks.values() if isinstance(block, gr.State)]
+    endless = [state for state in states if state.time_to_live == math.inf and state.value is None]
+    # Of each language: where an own checkpoint lies, which goes with the session, and the times of a camera's frames.
+    assert len(endless) == 2 * len(LANGUAGES)
+    assert all(state.time_to_live <= 3600 for state in states if state.value is None and state not in endless)
+
+
 def test_coins_come_first_among_the_examples() -> None:
     names = [path.stem for path in example_files()]
     assert names[0] == "coins"
@@ -163,6 +179,44 @@ def test_plan_card_says_where_why_and_at_what_cost(engine: Engine, context: Page
     assert "preview weights" in card
     line = plan_line(made, context)
     assert "Downloads 35.9 MB first (Apache-2.0)" in line
+
+
+def test_plan_card_says_what_measurements_made_of_the_prediction(tmp_path: Path) -> None:
+    engine = engine_on(host_with(), tmp_path)
+    context, wishes = PageContext(engine), Wishes(size=(640, 640))
+    before = engine.plan(DAMO, wishes)
+    assert "estimated from this machine" in plan_card(before, context)
+
+    def ran(seconds: float, share: float) -> Plan:
+        now = engine.plan(DAMO, wishes)
+        predicted = Cost(now.predicted_seconds, now.peak_bytes["host"])
+        measured = Cost(seconds, int(before.peak_bytes["host"] * share))
+        applied = applied_correction(now)
+        engine.store.record_run(correction_keys(now), predicted=predicted, measured=measured, applied=applied)
+        return engine.plan(DAMO, wishes)
+
+    after = ran(5.0, 40.0)
+    was, now = seconds_text(before.predicted_seconds), seconds_text(after.predicted_seconds)
+    assert f"predicted {was}; one run here says {now}" in plan_card(after, context)
+    memory = [f"{gib(made.peak_bytes['host'])} GiB" for made in (before, after)]
+    assert f"predicted {memory[0]}; one run here says {memory[1]}" in plan_card(after, context)
+    ran(5.0, 40.0)
+    after = ran(5.0, 40.0)
+    assert "predicted" in plan_card(after, context)
+    assert f"3 runs here say {seconds_text(after.predicted_seconds)}" in plan_card(after, context)
+    assert f"原预计 {was}；按本机 3 次运行修正为" in plan_card(after, PageContext(engine, "zh"))
+    engine.close()
+
+
+def test_a_prediction_that_held_is_said_to_be_confirmed(tmp_path: Path) -> None:
+    engine = engine_on(host_with(), tmp_path)
+    made = engine.plan(DAMO, Wishes())
+    cost = Cost(made.predicted_seconds, made.peak_bytes["host"])
+    engine.store.record_run(correction_keys(made), predicted=cost, measured=cost)
+    card = plan_card(engine.plan(DAMO, Wishes()), PageContext(engine))
+    assert "confirmed by one run here" in card
+    assert "here says" not in card
+    engine.close()
 
 
 def test_refused_wish_names_reason_and_remedy(engine: Engine, context: PageContext) -> None:

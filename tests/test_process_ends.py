@@ -1,4 +1,4 @@
-"""A long-running process: flat memory, clean starts after kill -9 in the middle of writing, and a clean end."""
+"""A long-running process: clean starts after kill -9 in the middle of writing, and a clean end."""
 
 import json
 import os
@@ -8,29 +8,21 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from gradio_client import Client, handle_file
+from gradio_client.client import Job
 
+from commands.visitors import END_S, LOCK, visitors_folder
 from loader.knowledge import Correction
 from loader.measure import Cost, Store
 from tests.file_server import Served, serving
 from tests.machines import ROOT, engine_on, host_with
-from tests.soak import WARM, real, soak, synthetic
 
-# --- memory ---------------------------------------------------------------------------------------------------------
-
-
-def test_memory_is_flat_over_many_mixed_requests(tmp_path):
-    """Models of several kinds by turns, stopped and failing ones among them. ``make soak`` runs the long version."""
-    engine = engine_on(host_with(), tmp_path)
-    samples = list(soak(engine, [*real(engine)[:1], *synthetic()], 80))
-    engine.close()
-    early, late = (max(s.resident for s in part) for part in (samples[:WARM], samples[-WARM:]))
-    assert late <= 1.05 * early
-    assert set(samples[-1].ended) == {"done", "stopped", "failed"}
-    assert samples[-1].ended["done"] > 50
-
+COINS = ROOT / "assets" / "examples" / "coins.png"
 
 # --- kill -9 --------------------------------------------------------------------------------------------------------
 
@@ -125,24 +117,121 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_told_to_end_the_server_ends_cleanly(tmp_path):
+# The server with one tab, so that it is up soon, and a detector whose unit takes as long as the first argument says.
+SERVES = """
+import sys, time
+from adapters import adapter
+from adapters.damo_yolo import pipeline
+from app import main
+from page import build
+build.ADAPTERS, build.LANGUAGES = (adapter("damo_yolo"),), {"en": build.LANGUAGES["en"]}
+seconds, detect = float(sys.argv[1]), pipeline._detect
+def slow(parts, pictures, plan):
+    if parts.plan.size == (320, 320):
+        print("computing", flush=True)
+        time.sleep(seconds)
+    return detect(parts, pictures, plan)
+pipeline._detect = slow
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@contextmanager
+def server_in(folder: Path, *, slow: float = 0.0) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server whose folders lie in ``folder``, and its address; killed at the end if it still runs."""
     port = free_port()
-    environ = {**os.environ, "ANYHOST_CACHE": str(tmp_path / "cache"), "TMPDIR": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    environ = {**os.environ, "ANYHOST_CACHE": str(folder / "cache"), "TMPDIR": str(folder), "HF_HUB_OFFLINE": "1"}
     environ.pop("GRADIO_TEMP_DIR", None)
-    command = [sys.executable, "app.py", "serve", "--port", str(port)]
+    environ |= {"PYTHONPATH": str(ROOT), "ANYHOST_ASSETS": str(ROOT)}
+    command = [sys.executable, "-c", SERVES, str(slow), "serve", "--port", str(port)]
     with subprocess.Popen(
         command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert str(port) in line
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/config", timeout=30) as page:
+        try:
+            assert process.stdout is not None
+            assert str(port) in process.stdout.readline()
+            yield process, f"http://127.0.0.1:{port}/"
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def asked(address: str) -> Job:
+    """A detection under way."""
+    client = Client(address, verbose=False, analytics_enabled=False)
+    return client.submit([handle_file(str(COINS))], variant="preview", size="320x320", api_name="/detect")
+
+
+def left_in(folder: Path) -> list[str]:
+    """What a server left of its visitors' files, and of files it was writing."""
+    halves = [p.name for p in folder.rglob("*") if p.suffix in (".tmp", ".part") or p.name.startswith(".writing-")]
+    return halves + [p.name for p in folder.glob("anyhost-*")]
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize(("slow", "code"), [(1.5, 0), (60.0, 143)])
+def test_told_to_end_while_it_computes_it_ends_in_seconds(tmp_path, slow, code):
+    """A unit that ends soon is let end; one that takes a minute is left. Nothing half written remains either way."""
+    with server_in(tmp_path, slow=slow) as (process, address):
+        with urllib.request.urlopen(f"{address}config", timeout=60) as page:
             assert json.load(page)["title"]
+        job = asked(address)
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "computing"
+        began = time.monotonic()
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0
+        took = time.monotonic() - began
+    assert process.returncode == code
+    assert took < END_S + 4
     assert "Traceback" not in errors
-    assert [p for p in tmp_path.iterdir() if p.name.startswith("anyhost-")] == []
+    assert left_in(tmp_path) == []
+    with pytest.raises(Exception, match=r".*"):
+        job.result(timeout=10)
+
+
+WAITS = """
+import sys, time
+from pathlib import Path
+from commands.serve import _ending
+_ending(Path(sys.argv[1]))
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_second_signal_leaves_at_once(tmp_path):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    with subprocess.Popen([sys.executable, "-c", WAITS, str(folder)], cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert process.poll() is None, "the first one lets work end"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143
+    assert time.monotonic() - began < END_S
+    assert not folder.exists()
+
+
+def test_what_visitors_left_in_a_server_that_was_killed_goes_when_the_next_one_starts(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    dead, strange = tmp_path / "anyhost-dead", tmp_path / "anyhost-notes"
+    for folder in (dead, strange):
+        (folder / "files").mkdir(parents=True)
+        (folder / "files" / "portrait.png").write_text("somebody")
+    (dead / LOCK).touch()
+    with visitors_folder() as alive:
+        assert not dead.exists()
+        assert (strange / "files" / "portrait.png").exists(), "without a lock it is not a server's"
+        assert os.environ["GRADIO_TEMP_DIR"] == str(alive / "files")
+        with visitors_folder() as beside:
+            assert alive.exists(), "its server lives"
+            assert beside != alive
+    assert os.environ["GRADIO_TEMP_DIR"] == str(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["anyhost-notes"]
 
 
 def test_the_run_log_survives_a_line_cut_short(tmp_path: Path):

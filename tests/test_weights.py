@@ -327,3 +327,13 @@ def test_memory_holds_what_was_cast_and_nothing_twice(tmp_path):
     for peak, loaded in (halved, doubled):
         assert 0.95 * loaded < peak <= 1.15 * loaded
     assert mapped[1] == 2 * halved[1] == 2 * doubled[1]
+
+
+def test_a_pickle_under_the_name_of_safetensors_says_what_to_rename(tmp_path):
+    path = tmp_path / "net.safetensors"
+    torch.save({"weight": torch.ones(2)}, path)
+    if torch.__version__ < "2.13":  # TorchVersion compares numbers; older ones go by what is in the file
+        assert open_state(path)["weight"].tolist() == [1.0, 1.0]
+    else:
+        with pytest.raises(WeightsError, match=r"rename it to net\.pth"):
+            open_state(path)

@@ -8,6 +8,7 @@ import gradio as gr
 
 from loader.engine import Engine
 from loader.host import Host
+from loader.lanes import MAX_WAITING
 
 # Who may delete fetched weights and see where files lie: nobody, whoever sits at this machine, or everybody.
 Admin = Literal["nobody", "local", "everybody"]
@@ -45,6 +46,12 @@ class PageContext:
 
 # Events that plan, filter or draw: at once, without a place in the queue, and not for programs.
 QUIET: Mapping[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-# All runs of all tabs queue in one lane: one accelerator computes one request at a time.
+# Requests wait in the engine's lanes (``loader.lanes``), where the order is fair, the place is told and the bound is
+# refused in words. Gradio lets through what two full lanes take, and room for those who are refused.
 LANE = "accelerator"
-MAX_WAITING = 16
+AT_ONCE = 2 * MAX_WAITING + 8
+RUNS: Mapping[str, Any] = {"concurrency_id": LANE, "concurrency_limit": AT_ONCE, "show_progress": "hidden"}
+# A request holds a thread while it waits or computes; the others are for planning, filtering and drawing meanwhile.
+THREADS = AT_ONCE + 32
+# Gradio keeps a copy of the page's description for each visitor, 2 MB of it, until so many others have come.
+SESSIONS = 128

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import gradio as gr
 
-from kit.parts.context import LANE, PageContext
+from kit.parts.context import RUNS, PageContext
 from kit.sizes import read_size
 from kit.texts import error_text
 from kit.texts.labels import label
@@ -53,9 +53,7 @@ class ModelEndpoint(ABC):
             outputs,
             api_name=name,
             api_description=self._(f"api.{name}"),
-            concurrency_id=LANE,
-            concurrency_limit=1,
-            show_progress="hidden",
+            **RUNS,
         )
 
     @abstractmethod
@@ -84,9 +82,14 @@ class ModelEndpoint(ABC):
         """How far it is for each step, then what ``answer`` makes of the outcome."""
         for item in items:
             if isinstance(item, Step):
-                yield {"stage": item.stage, "done": item.index, "total": item.total}, []
+                yield _progress(item), []
             else:
                 yield answer(item)
+
+    @staticmethod
+    def session(caller: gr.Request | None) -> str:
+        """Whose a request is: each of Gradio's clients is a session, and so is each request that names none."""
+        return (caller.session_hash if caller is not None else None) or ""
 
     @contextmanager
     def errors_in_words(self) -> Iterator[None]:
@@ -98,6 +101,13 @@ class ModelEndpoint(ABC):
 
     def _(self, key: str, **figures: object) -> str:
         return label(key, self.language, **figures)
+
+
+def _progress(step: Step) -> dict[str, Any]:
+    if step.stage == "waiting":
+        seconds = None if step.seconds_left is None else round(step.seconds_left, 1)
+        return {"stage": step.stage, "place": step.index, "waiting": step.total, "seconds": seconds}
+    return {"stage": step.stage, "done": step.index, "total": step.total}
 
 
 def wishes_of(variant: str, device: str, dtype: str, size: str = "", *, steps: float = 0, frames: float = 0) -> Wishes:

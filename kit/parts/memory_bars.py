@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from kit.parts.markup import bar, div, element, para, span, text
 from kit.texts.labels import label, name_of
 from loader.folders import size_text
-from loader.memory import Shape, activation_bytes
+from loader.memory import working_bytes
 from loader.outcome import Result
 from loader.plan import Placement, Plan
 
@@ -13,10 +13,10 @@ from loader.plan import Placement, Plan
 def predicted_activations(made: Plan) -> dict[str, int]:
     """By component, the bytes it is predicted to need beyond its weights while it computes."""
     variant = made.situation.spec.variant(made.variant)
-    shape = Shape(made.size, made.batch, made.steps, made.frames)
     factor = variant.saver_factor if made.savers else 1.0
     return {
-        p.name: activation_bytes(variant.component(p.name), shape, p.compute_dtype, factor) for p in made.components
+        p.name: working_bytes(variant.component(p.name), made.shape, p.compute_dtype, factor, on_host=p.device == "cpu")
+        for p in made.components
     }
 
 

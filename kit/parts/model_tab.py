@@ -34,8 +34,8 @@ How to write a tab (``adapters/<name>/tab.py``)::
   ``depth-status``, ``depth-figures``, ``depth-plan``; words are ``depth.run``, ``depth.empty``, ``depth.empty_words``.
 - Nothing of a request is kept in the object: one tab serves all visitors. What a visitor's later clicks need goes into
   a ``gr.State`` of the tab, as one of the ``outputs``.
-- Whatever ``job`` raises is shown in words, and the run button is back. To keep what was done when Stop is pressed, let
-  ``job`` catch ``Cancelled`` and yield an outcome instead.
+- Whatever ``job`` raises is shown in words, and the run button is back. Stages that had finished by then, also at a
+  Stop, ``finished_part`` says and shows.
 - ``step_shown`` shows what comes while it runs (``step.preview``): a strip of stages, a picture.
 - ``wire`` adds the tab's own events; filters and drawing take ``**QUIET``.
 - Terms that the planned weights ask for are shown above the plan's line, and their ticks are in ``asked.accepted``: a
@@ -53,7 +53,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import gradio as gr
 
 from kit.parts import states
-from kit.parts.context import LANE, QUIET, PageContext
+from kit.parts.context import QUIET, RUNS, PageContext
 from kit.parts.figures import figures
 from kit.parts.intro import intro
 from kit.parts.licence_tick import LicenceTick
@@ -61,12 +61,13 @@ from kit.parts.markup import element
 from kit.parts.plain import html
 from kit.parts.plan_card import download_of
 from kit.parts.planning import Planning
+from kit.parts.report_part import ReportPart
 from kit.parts.settings_drop import SettingsDrop
 from kit.parts.wishes_panel import WishesPanel
 from kit.running import Asked
 from kit.texts.labels import label
 from loader.errors import AnyhostError
-from loader.outcome import Cancel, Result, Step
+from loader.outcome import Cancel, Kept, Result, Step
 from loader.spec import AdapterSpec
 from loader.wishes import Wishes
 
@@ -89,6 +90,7 @@ class ModelTab(ABC, Generic[Outcome]):
         planning: plans this model for the plan card.
         status: the panel that says how it goes; markup.
         figures: the account after a run; markup.
+        report: a bundle of the last run, to be saved.
         panel: the wishes.
     """
 
@@ -152,6 +154,17 @@ class ModelTab(ABC, Generic[Outcome]):
         Unless the updates say otherwise, the status becomes empty and the buttons are back.
         """
 
+    def finished_part(self, kept: Sequence[Kept], values: Sequence[Any], ended: Result) -> tuple[str, Updates]:
+        """What of a run that ended early is worth having: it in words, and what shows it.
+
+        Args:
+            kept: values of finished stages, at least one.
+            values: the run was given.
+            ended: its plan and what its weights are.
+        """
+        del values, ended
+        return label("terms.join", self.language).join(self._(f"kept.{one.stage}") for one in kept), {}
+
     def step_shown(self, step: Step) -> Updates:
         """What shows a step besides the status."""
         del step
@@ -191,10 +204,12 @@ class ModelTab(ABC, Generic[Outcome]):
                 self.build_result()
                 self.figures = html(elem_id=f"{self.prefix}-figures")
                 self.card = html(self.planning.show(Wishes()).card, elem_id=f"{self.prefix}-plan")
+                self.report = ReportPart(self.language, self.status, self.prefix)
         self.planning.wire(self.panel, self.card, self.line, self.run)
         if self.tick is not None:
             self.tick.wire(self.panel, self.planning)
-        self._wire_run()
+        self.begins(self.run, self.inputs())
+        self.stop.click(self._request_stop, [self.cancel], [self.stop], **QUIET)
         self.wire()
         self.drop.wire(self.panel, self.settings())
         if self.context.endpoints:
@@ -227,26 +242,24 @@ class ModelTab(ABC, Generic[Outcome]):
 
     def account(self, result: Result, *, requests: int | None = None) -> Updates:
         """The account of a run: predicted beside measured."""
-        return {self.figures: figures(result, self.language, requests=requests)}
+        return {self.figures: figures(result, self.language, requests=requests), **self.report.of(result)}
 
     def _(self, key: str, **figures_: object) -> str:
         return label(key, self.language, **figures_)
 
     # --- a run
 
-    def _wire_run(self) -> None:
-        own = [self.status, self.run, self.stop, self.figures]
+    def begins(self, button: gr.Button, inputs: Sequence[Any]) -> None:
+        """Let ``button`` begin a run whose values are those of ``inputs``, in the order of ``inputs()``."""
+        own = [self.status, self.run, self.stop, self.figures, *self.report.outputs]
         boxes = list(self.result_boxes())
-        self.run.click(self._begin, None, [self.cancel, *own, *boxes], **QUIET).then(
+        button.click(self._begin, None, [self.cancel, *own, *boxes], **QUIET).then(
             self._work,
-            [self.cancel, *self._ticks(), *self.inputs(), *self.panel.controls],
+            [self.cancel, *self._ticks(), *inputs, *self.panel.controls],
             list(dict.fromkeys([*own, self.card, self.line, *boxes, *self.running_boxes(), *self.outputs()])),
-            concurrency_id=LANE,
-            concurrency_limit=1,
-            show_progress="hidden",
             api_visibility="private",
+            **RUNS,
         )
-        self.stop.click(self._request_stop, [self.cancel], [self.stop], **QUIET)
 
     def _ticks(self) -> list[Any]:
         return [self.tick.control] if self.tick is not None else []
@@ -259,6 +272,7 @@ class ModelTab(ABC, Generic[Outcome]):
             self.run: hidden,
             self.stop: gr.update(visible=True, interactive=True, value=self._("action.stop")),
             self.figures: "",
+            **self.report.none(),
             **dict.fromkeys(self.result_boxes(), hidden),
         }
 
@@ -291,7 +305,21 @@ class ModelTab(ABC, Generic[Outcome]):
                         yield {self.status: "", **self._idle(wishes), **self.finished(item, own)}
         except Exception as error:  # noqa: BLE001 - whatever it is, the user is told and the page stays usable
             self._report(error)
-            yield {self.status: states.failed(error, self.language), **self._idle(wishes)}
+            finished, shown = self._finished_part(error, own)
+            words = states.failed(error, self.language, finished=finished)
+            report = self.report.of_error(error, self.planning.plan(wishes))
+            yield {self.status: words, **self._idle(wishes), **report, **shown}
+
+    def _finished_part(self, error: Exception, own: Sequence[Any]) -> tuple[str, Updates]:
+        kept: Sequence[Kept] = getattr(error, "kept", ())
+        ended: Result | None = getattr(error, "ended", None)
+        if not kept or ended is None:
+            return "", {}
+        try:
+            return self.finished_part(kept, own, ended)
+        except Exception:  # noqa: BLE001 - the first error is the one to be told
+            _log.exception("what %s had finished could not be shown", self.spec.name)
+            return "", {}
 
     def _first_step(self, wishes: Wishes) -> Step:
         made = self.planning.plan(wishes)
@@ -302,7 +330,7 @@ class ModelTab(ABC, Generic[Outcome]):
         """Buttons for the next run, and the plan with what this one taught."""
         now = self.planning.show(wishes)
         return {
-            self.run: gr.update(visible=True, interactive=now.fits),
+            self.run: gr.update(visible=True, interactive=now.fits, value=now.button),
             self.stop: gr.update(visible=False),
             self.card: now.card,
             self.line: now.line,

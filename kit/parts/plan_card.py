@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from kit.parts.compiling_lines import compiling_lines
 from kit.parts.context import PageContext
 from kit.parts.markup import bar, div, element, link, para, sentence, span, table, text
 from kit.parts.memory_bars import predicted_bars
@@ -12,9 +13,9 @@ from kit.texts.labels import label, name_of
 from kit.texts.report import seconds_text
 from loader.decision import Decision, Rejected
 from loader.folders import Folders, find, size_text
-from loader.knowledge import correction_key
+from loader.knowledge import Correction
 from loader.memory import gib
-from loader.plan import Placement, Plan
+from loader.plan import Placement, Plan, applied_correction
 from loader.spec import AdapterSpec, Licence, Variant, Weights
 
 PRECISION_RULES = frozenset(
@@ -63,11 +64,14 @@ def plan_card(made: Plan, context: PageContext, *, baseline: Plan | None = None,
         parts.append(_refused(made.refusal, language))
     else:
         parts.append(element("p", text(headline(made, language)), classes="ah-headline"))
+    if made.situation.host.title != context.host.title:
+        parts.append(para("ah-dim", label("cluster.planned_on", language, host=made.situation.host.title)))
     if baseline is not None:
         parts.append(para("ah-consequence", consequence(made, baseline, language)))
     parts.append(_facts(made, context))
     if made.fits:
-        parts += [_components(made, language), predicted_bars(made, language)]
+        parts += [_components(made, language), compiling_lines(made, context.engine, language)]
+        parts.append(predicted_bars(made, language))
         parts.append(_decisions([d for d in made.decisions if d is not made.refusal], language))
     parts.append(_foot(spec, made, context))
     return element("section", *parts, classes="ah-card ah-plan", aria_label=label("plan.title", language))
@@ -181,12 +185,21 @@ def _time_fact(made: Plan, language: str) -> str:
         per = label("fact.per_batch", language, batch=made.batch)
     else:
         per = label("fact.per_picture" if one_pass else "fact.per_request", language)
-    main = max(made.components, key=lambda p: p.bytes)
-    key = correction_key(made.adapter, made.variant, made.device, main.compute_dtype)
-    runs = made.situation.knowledge.correction(key).runs
-    basis = label("fact.learned", language, runs=runs) if runs else label("fact.estimated", language)
+    learned = applied_correction(made)
     about = label("fact.about", language, value=seconds_text(made.predicted_seconds))
+    before = seconds_text(made.predicted_seconds / learned.seconds)
+    basis = _learned(learned, before, seconds_text(made.predicted_seconds), language)
+    basis = basis or label("fact.estimated", language)
     return _fact(label("fact.time", language), text(about), para("", per), para("ah-dim", basis))
+
+
+def _learned(learned: Correction, before: str, after: str, language: str) -> str:
+    """What runs on this machine made of a figure, "" where there were none."""
+    if not learned.runs:
+        return ""
+    key = "fact.confirmed" if before == after else "fact.corrected"
+    one = "_one" if learned.runs == 1 else ""
+    return label(f"{key}{one}", language, before=before, after=after, runs=learned.runs)
 
 
 def _memory_fact(made: Plan, language: str) -> str:
@@ -202,6 +215,11 @@ def _memory_fact(made: Plan, language: str) -> str:
         words = label("fact.of", language, budget=gib(budget), where=where)
         rows += [element("strong", text(value)), bar(peak / budget if budget else 1.0, f"{value} {words}")]
         rows.append(para("", words))
+        if pool == _main_pool(made)[0]:
+            learned = applied_correction(made)
+            before = label("fact.gib", language, value=gib(int(peak / learned.bytes)))
+            # A run that did not need every part teaches no memory: then nothing is said.
+            rows.append(para("ah-dim", _learned(learned, before, value, language)) if before != value else "")
     return div("ah-fact", element("dt", text(label("fact.memory", language))), element("dd", *rows))
 
 

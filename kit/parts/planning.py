@@ -10,10 +10,14 @@ from kit.parts import states
 from kit.parts.context import QUIET, PageContext
 from kit.parts.plan_card import plan_card, plan_line
 from kit.parts.wishes_panel import WishesPanel
+from kit.texts.labels import label
+from kit.texts.report import seconds_text
 from loader.errors import InputError
 from loader.plan import Plan
 from loader.spec import AdapterSpec
 from loader.wishes import Wishes
+
+SAID_FROM_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Shown:
     card: str
     line: str
     fits: bool
+    button: str
 
 
 class Planning:
@@ -43,7 +48,7 @@ class Planning:
         made = self.plan(wishes)
         baseline = None if wishes == Wishes() else self.plan(Wishes())
         card = plan_card(made, self.context, baseline=baseline, runnable=self.runnable)
-        return Shown(card, plan_line(made, self.context), made.fits)
+        return Shown(card, plan_line(made, self.context), made.fits, self._button(made))
 
     def show_values(self, panel: WishesPanel, values: Sequence[Any]) -> Shown:
         """``show`` for the values of a panel; a value that cannot be read is shown as an error."""
@@ -51,7 +56,17 @@ class Planning:
             return self.show(panel.read(values))
         except InputError as error:
             words = states.failed(error, self.context.language)
-            return Shown(words, "", fits=False)
+            return Shown(words, "", fits=False, button=self._action())
+
+    def _action(self) -> str:
+        return label(f"{self.spec.endpoint.strip('/')}.run", self.context.language)
+
+    def _button(self, made: Plan) -> str:
+        """What the run button says: with the time, where nobody would stay and watch."""
+        if not made.fits or made.predicted_seconds < SAID_FROM_SECONDS:
+            return self._action()
+        seconds = seconds_text(made.predicted_seconds)
+        return label("plan.button", self.context.language, action=self._action(), seconds=seconds)
 
     def wire(
         self, panel: WishesPanel, card: gr.HTML, line: gr.HTML | None = None, run: gr.Button | None = None
@@ -65,9 +80,11 @@ class Planning:
             if line is not None:
                 updates[line] = shown.line
             if run is not None:
-                updates[run] = gr.update(interactive=shown.fits)
+                updates[run] = gr.update(interactive=shown.fits, value=shown.button)
             return updates
 
         # With no trigger named: at every visit, for what is loaded and learned changes the plan, and at every change.
         gr.on(None, again, panel.controls, outputs, trigger_mode="always_last", **QUIET)
+        if panel.tune is not None:
+            panel.tune.wire(panel, self, [part for part in (card, line) if part is not None])
         panel.reset.click(lambda: panel.defaults, None, panel.controls, **QUIET)

@@ -13,7 +13,7 @@ from kit.parts.context import QUIET, PageContext
 from kit.parts.markup import div, para
 from kit.parts.plain import html
 from kit.parts.wishes_panel import DECIDE, WishesPanel
-from kit.settings import PICTURES, VIDEOS, Settings, read_settings
+from kit.settings import MODELS, PICTURES, VIDEOS, Settings, read_settings
 from kit.sizes import write_size
 from kit.texts import LANGUAGES, PROVENANCE_OF
 from kit.texts.labels import label, name_of
@@ -21,7 +21,7 @@ from loader.errors import AnyhostError, InputError
 from loader.spec import AdapterSpec
 from loader.wishes import Wishes
 
-FILE_TYPES = [".json", *PICTURES, *VIDEOS]
+FILE_TYPES = [".json", *PICTURES, *VIDEOS, *MODELS]
 MAX_CHOSEN, MAX_TEXT = 1000, 10_000
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from kit.parts.context import PageContext
+from kit.parts.tune_button import TuneButton, offered
 from kit.sizes import read_size, write_size
 from kit.texts.labels import label, name_of
 from loader.errors import InputError
@@ -41,7 +42,11 @@ class WishesPanel:
         with gr.Column(elem_classes="ah-ticks"):
             for name in ("precision_first", "allow_smaller", "force"):
                 self._built[name] = gr.Checkbox(False, label=self._label(name), container=False)
+        if any(c.unguided < 1 for v in spec.variants for c in v.components):
+            # No control of its own: the tab sets it from the guidance it asks for, so that the plan knows.
+            self._built["unguided"] = gr.Checkbox(False, visible="hidden")
         self.reset = gr.Button(label("wish.reset", context.language), variant="secondary", size="sm")
+        self.tune = TuneButton(context, spec) if offered(context, spec) else None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -76,6 +81,7 @@ class WishesPanel:
             precision_first=bool(given["precision_first"]),
             allow_smaller=bool(given["allow_smaller"]),
             force=bool(given["force"]),
+            unguided=bool(given.get("unguided")),
         )
 
     def _counts(self) -> None:

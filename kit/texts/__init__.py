@@ -6,7 +6,7 @@ from types import ModuleType
 
 from kit.texts import en, zh
 from loader.decision import Decision
-from loader.errors import AnyhostError, DoesNotFitError, InputError, LicenceNotAcceptedError
+from loader.errors import AnyhostError, DoesNotFitError, InputError, LicenceNotAcceptedError, QueueFullError
 
 LANGUAGES: Mapping[str, ModuleType] = {"en": en, "zh": zh}
 LANGUAGE_VARIABLE = "ANYHOST_LANGUAGE"
@@ -75,10 +75,13 @@ def error_text(error: AnyhostError, language: str = "en") -> str:
     """An error as the user should read it."""
     if isinstance(error, DoesNotFitError) and error.decision is not None:
         return refusal(error.decision, language)
+    page: Mapping[str, str] = LANGUAGES[language].PAGE
     if isinstance(error, LicenceNotAcceptedError):
-        page: Mapping[str, str] = LANGUAGES[language].PAGE
         terms = page["terms.join"].join(f"{licence.name} ({licence.url})" for licence in error.licences)
         return page["terms.refused"].format(terms=terms)
+    if isinstance(error, QueueFullError):
+        seconds = f"{max(1, round(error.seconds))} s"
+        return page["queue.full"].format(waiting=error.waiting, limit=error.limit, seconds=seconds)
     return str(error)
 
 

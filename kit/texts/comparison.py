@@ -223,8 +223,7 @@ def comparison_text(compared: Comparison, language: str = "en") -> str:
     """One model on two machines: a table with ≠ before what differs, then its parts, then what would change it."""
     words = LANGUAGES[language].REPORT
     here, there = (host_name(plan.situation.host, language) for plan in (compared.here, compared.there))
-    head = ["", "", there, here]
-    text = [compared.title, *_columns([head, *(_line(row, language) for row in compared.rows(language))])]
+    text = [compared.title, *comparison_table(compared, (there, here), language)]
     if not compared.differences:
         text.append(f"  {words['against_same']}")
     if compared.there.refusal is not None:
@@ -233,6 +232,11 @@ def comparison_text(compared: Comparison, language: str = "en") -> str:
         if lines:
             text += [f"  {words[title].format(there=there)}", *(f"    - {line}" for line in lines)]
     return "\n".join(text)
+
+
+def comparison_table(compared: Comparison, heads: tuple[str, str], language: str = "en") -> list[str]:
+    """The rows as lines, with ≠ before what differs; ``heads`` are those of ``there`` and of ``here``."""
+    return _columns([["", "", *heads], *(_line(row, language) for row in compared.rows(language))])
 
 
 def _line(row: Row, language: str) -> list[str]:

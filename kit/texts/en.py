@@ -235,7 +235,6 @@ PAGE = {
     "fact.per_request": "a request, once loaded",
     "fact.per_batch": "for {batch} pictures, once loaded",
     "fact.estimated": "estimated from this machine's speed",
-    "fact.learned": "corrected by what runs took here: {runs}",
     "fact.memory": "Memory",
     "fact.gib": "{value} GiB",
     "fact.of": "of {budget} GiB {where}",

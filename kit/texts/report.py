@@ -5,7 +5,7 @@ from typing import Any
 from kit.texts import EVENTS_OF, LANGUAGES, flips_when, refusal, why
 from loader.decision import Decision
 from loader.memory import gib
-from loader.outcome import Result
+from loader.outcome import Drift, Result
 from loader.plan import Placement, Plan
 
 
@@ -94,6 +94,15 @@ def plan_text(plan: Plan, language: str = "en") -> str:
     lines += [f"  {cost}", *(f"  {component_line(c, language)}" for c in plan.components)]
     lines += [f"  - {decision_line(d, language)}" for d in plan.decisions]
     return "\n".join(lines)
+
+
+def drift_text(drift: Drift, language: str = "en") -> str:
+    """How far from fp32 the plan was found to be on the sample, with what is allowed, or why nobody knows."""
+    words = LANGUAGES[language].REPORT
+    value = 0.0 if drift.value is None else drift.value
+    return words[f"drift_{drift.how}"].format(
+        value=f"{value:.4g}", limit=f"{drift.limit:g}", metric=drift.metric, seconds=seconds_text(drift.seconds)
+    )
 
 
 def component_line(placed: Placement, language: str = "en") -> str:

@@ -226,7 +226,6 @@ PAGE = {
     "fact.per_request": "每次请求，加载之后",
     "fact.per_batch": "每 {batch} 张图片，加载之后",
     "fact.estimated": "根据本机速度估算",
-    "fact.learned": "已按本机实际运行情况修正：{runs}",
     "fact.memory": "内存",
     "fact.gib": "{value} GiB",
     "fact.of": "共 {budget} GiB {where}",

@@ -47,7 +47,7 @@ class Guard:
         module._hf_hook = self  # type: ignore[assignment]
         compiled = module._compiled_call_impl
         if compiled is None:
-            module.register_forward_pre_hook(lambda m, _: self._check(m), prepend=True)
+            module.register_forward_pre_hook(self._hook, prepend=True)
             return
 
         # A hook would be compiled with the network, and once for each state.
@@ -56,6 +56,10 @@ class Guard:
             return compiled(*args, **kwargs)
 
         module._compiled_call_impl = checked
+
+    def _hook(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        del args
+        self._check(module)
 
     def _check(self, module: nn.Module) -> None:
         self.pre_forward(module)

@@ -25,6 +25,7 @@ class Source:
         block_class: class name of its repeated block, "" for none.
         streamed_bytes: what of it is predicted to be on the device when it comes block by block.
         unified: the device's memory is the host's.
+        dropped: is told when it leaves memory.
     """
 
     placement: Placement
@@ -32,6 +33,7 @@ class Source:
     block_class: str = ""
     streamed_bytes: int = 0
     unified: bool = False
+    dropped: Callable[[], None] = lambda: None
 
 
 class Holding:
@@ -162,6 +164,7 @@ class Holding:
         self.module = self._slots = self._stream = None
         self._parked, self._pinned = [], False
         self.state = "dropped"
+        self.source.dropped()
 
     def _require(self) -> nn.Module:
         assert self.module is not None, f"{self.key} is not loaded"

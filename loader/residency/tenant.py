@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from torch import nn
 
 from loader.measure import anonymous_bytes
-from loader.memory import Precision, Shape, stage_activation_bytes, workspace_bytes
+from loader.memory import Precision, stage_activation_bytes, workspace_bytes
 from loader.plan import Placement, Plan
 from loader.residency.holding import Source
 from loader.residency.manager import Residency
@@ -162,6 +162,5 @@ class Tenant:
     def _activation(self) -> int:
         made = self.plan
         precisions = {p.name: Precision(p.storage_dtype, p.compute_dtype) for p in made.components}
-        shape = Shape(made.size, made.batch, made.steps, made.frames)
-        act = stage_activation_bytes(self._variant, self._stage, precisions, shape, made.savers)
+        act = stage_activation_bytes(self._variant, self._stage, precisions, made.shape, made.savers)
         return act + workspace_bytes(on_accelerator=True)

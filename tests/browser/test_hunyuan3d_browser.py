@@ -144,3 +144,27 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(page: Page) -> None:
     finish(page)
     over = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert over <= 2
+
+
+def test_a_saved_mesh_brings_its_words_and_settings_back(page: Page, tmp_path: Path) -> None:
+    options = {"words": "a ceramic owl", "draw_seed": 5, "draw_steps": 20, "seed": 7, "grid": 192, "faces": 9000}
+    record = {"format": 1, "adapter": "hunyuan3d", "variant": "miniature", "weights": "", "options": options}
+    extras = record | {"wishes": {"variant": "miniature", "steps": 12}, "ai_generated": True}
+    written = json.dumps({"asset": {"version": "2.0", "extras": extras}}).encode()
+    written += b" " * (-len(written) % 4)
+    chunk = len(written).to_bytes(4, "little") + b"JSON" + written
+    file = tmp_path / "owl.glb"
+    file.write_bytes(b"glTF" + (2).to_bytes(4, "little") + (12 + len(chunk)).to_bytes(4, "little") + chunk)
+    page.locator("#mesh-settings button.label-wrap").click()
+    page.set_input_files("#mesh-settings-file input[type=file]", file)
+    expect(page.locator("#mesh-settings-said")).to_contain_text("owl.glb", timeout=PATIENCE)
+    expect(page.locator("#mesh-words textarea")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#mesh-words textarea")).to_have_value("a ceramic owl")
+    expect(page.locator("#mesh-plan")).to_contain_text("untrained miniature", timeout=PATIENCE)
+    page.locator("#mesh-details button.label-wrap").click()
+    expect(page.locator("#mesh-seed input")).to_have_value("7")
+    expect(page.locator("#mesh-faces input[type=number]")).to_have_value("9000")
+    page.click("#mesh-run")
+    expect(page.locator("#mesh-strip .thumbnail-item").first).to_be_visible(timeout=PATIENCE)
+    page.click("#mesh-stop")
+    expect(page.locator("#mesh-run")).to_be_visible(timeout=PATIENCE)

@@ -169,6 +169,15 @@ PAGE: dict[str, tuple[str, str]] = {
     "api.animate_seed": ("Seed", "随机种子"),
     "api.animate_consent": ("Whether this person's picture may be used", "是否有权使用此人的照片"),
     "api.animate_compare": ("Write a side-by-side clip too", "同时输出并排视频"),
+    "api.animate_resume": (
+        "The file a run that ended early answered with: go on from there",
+        "提前结束的运行所返回的文件：从该处继续",
+    ),
+    "api.animate_as_it_is": ("With it: take the clip as it is", "配合上项：按现状输出视频"),
+    "api.animate_measure": (
+        "Only the first window, as planned and in fp32: how near they are",
+        "只做第一个窗口，分别按方案和 fp32 计算，报告两者的接近程度",
+    ),
     "api.animate_files": ("Clips and their settings", "视频及其设置"),
     "subject.face_mesh": ("face landmarks", "人脸关键点"),
     "subject.audio2mesh": ("sound to face", "声音转面部"),

@@ -77,11 +77,20 @@ PAGE: dict[str, tuple[str, str]] = {
     "identity.region_face": ("Inside the face's box", "人脸框内"),
     "identity.region_mask": ("Where a mask is white", "蒙版的白色部分"),
     "identity.mask": ("Mask: white where the face may act", "蒙版：白色处为人脸作用区域"),
+    "identity.paint": ("Paint the mask on the photo", "在照片上绘制蒙版"),
+    "identity.canvas": (
+        "Paint over where the face may act; with a keyboard, upload a mask above",
+        "涂抹人脸可作用的区域；使用键盘时请在上方上传蒙版",
+    ),
+    "identity.take_mask": ("Use what is painted", "使用所绘蒙版"),
     "identity.blend": ("Several photos", "多张照片"),
     "identity.blend_mean": ("Their mean", "取平均"),
     "identity.blend_sequence": ("One after the other", "依次读取"),
     "identity.pose": ("Body pose", "身体姿态"),
-    "identity.pose_info": ("Strength, 0 for off; needs a skeleton picture", "强度，0 为关闭；需要骨架图"),
+    "identity.pose_info": (
+        "Strength, 0 for off; needs a skeleton picture, or an ONNX file that draws one of the pose picture",
+        "强度，0 为关闭；需要骨架图，或用于从姿态图绘制骨架的 ONNX 文件",
+    ),
     "identity.canny": ("Edges", "边缘"),
     "identity.canny_info": (
         "Strength, 0 for off; follows the edges of the picture below, or of the photo",
@@ -90,6 +99,10 @@ PAGE: dict[str, tuple[str, str]] = {
     "identity.depth": ("Depth", "深度"),
     "identity.depth_info": ("Strength, 0 for off; needs a depth map", "强度，0 为关闭；需要深度图"),
     "identity.skeleton": ("Skeleton picture, in OpenPose's colours", "骨架图（OpenPose 配色）"),
+    "identity.pose_network": (
+        "Or a network that finds the joints: DWPose or RTMPose as ONNX",
+        "或用于查找关节的网络：ONNX 格式的 DWPose 或 RTMPose",
+    ),
     "identity.edges_of": ("Picture whose edges to follow", "提供边缘的图片"),
     "identity.depth_map": ("Depth map: near is bright", "深度图：越近越亮"),
     "identity.base": ("Picture to draw over", "要重绘的图片"),
@@ -137,7 +150,6 @@ PAGE: dict[str, tuple[str, str]] = {
     "identity.save": ("Save this picture", "保存这张图"),
     "identity.save_all": ("Save all as ZIP", "全部保存为 ZIP"),
     "identity.use_seed": ("Use this seed", "使用此种子"),
-    "identity.kept": ("Pictures finished before the stop: {count}", "停止前已完成的图片数：{count}"),
     "identity.fact_size": ("{width}×{height} pixels", "{width}×{height} 像素"),
     "identity.fact_seed": ("seed {seed}", "种子 {seed}"),
     "identity.fact_steps": (

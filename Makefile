@@ -8,10 +8,12 @@ PORT ?= 7860
 run: $(VENV)/.run
 	$(BIN)/python app.py serve --port $(PORT)
 
-# Two workers with one thread each: two with two each would wait for one another.
+# Two workers with one thread each: two with two each would wait for one another. Each file of browser tests has a server
+# and a browser of its own. What is timed runs alone.
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not alone and not browser"
-	$(BIN)/python -m pytest -m "alone or browser"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "browser and not alone"
+	$(BIN)/python -m pytest -m alone
 
 check: $(VENV)/.test
 	$(BIN)/ruff format --check .

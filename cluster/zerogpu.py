@@ -7,9 +7,12 @@ do are asked for; ``torch.compile`` is not available there (the plan knows).
 """
 
 import math
+import os
+import shutil
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,12 @@ def seconds_wanted(made: Plan, items: int = 1) -> int:
     return min(MOST_SECONDS, max(LEAST_SECONDS, math.ceil(wanted)))
 
 
+def _removed(folder: Path, owner: int) -> None:
+    """Remove ``folder``, but not in a worker, which inherits this and ends first."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class ZeroGpuEngine:
     """Stands in for an ``Engine``: same planning, same ``run``, with the computing in the platform's workers.
 
@@ -50,6 +59,7 @@ class ZeroGpuEngine:
     def __init__(self, engine: Engine, mark: Mark) -> None:
         self._engine = engine
         self._stops = Path(tempfile.mkdtemp(prefix="anyhost-stops-"))
+        weakref.finalize(self, _removed, self._stops, os.getpid())
 
         # A function of its own, not a method: everything handed to it is pickled, and an engine cannot be.
         def work(

@@ -50,12 +50,13 @@ def test_planned_on_this_cpu_against_the_network_as_published(tmp_path):
 
 
 def test_planned_under_avx2_against_the_network_as_published(tmp_path):
-    """1.4 to 1.9 in seven runs, 1.5 in the middle, and once 1.1 (docs/benchmarks/detector.md): what is left is products
-    at the CPU's limit, and the allocator decides in each process how slow the published path is. So three may try.
+    """What is left there is products at the CPU's limit. The published path was 1.4 to 1.9 times as slow while glibc
+    gave its blocks back in the middle of it; told to keep them, as every process of ours is, it comes to 1.1 to 1.2
+    (docs/benchmarks/detector.md), and what the plan does besides must not cost that.
     """
-    row, machine = planned(AVX2, tmp_path, 1.3)
+    row, machine = planned(AVX2, tmp_path, 1.05)
     assert machine["limits"]
-    assert row["speed_up"] >= 1.3, (row, machine)
+    assert row["speed_up"] >= 1.05, (row, machine)
 
 
 def test_suppressing_a_thousand_candidates_costs_less_than_a_forward_of_the_smallest_network():

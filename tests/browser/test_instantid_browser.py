@@ -159,7 +159,10 @@ def test_a_network_for_the_joints_is_taken_on_the_page(page: Page, tmp_path: Pat
     dry_run(page)
     page.locator("#identity-consent input").check()
     page.locator("#identity-fold-controls button.label-wrap").first.click()
-    page.fill("#identity-pose input[type=number]", "0.5")
+    strength = page.locator("#identity-pose input[type=number]")
+    strength.fill("0.5")
+    strength.press("Tab")
+    expect(page.locator("#identity-pose input[type=range]")).to_have_value("0.5")
     page.click("#identity-run")
     expect(page.locator("#identity-status [role=alert]")).to_contain_text("skeleton picture", timeout=PATIENCE)
     network = tmp_path / "joints.onnx"

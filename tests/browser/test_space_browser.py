@@ -155,7 +155,7 @@ def test_generators_of_a_cpu_space_say_how_long_before_the_press(space: Space, b
         page.get_by_role("tab", name=title, exact=True).click()
         button = page.locator(f"#{prefix}-run")
         expect(button).to_be_visible(timeout=PATIENCE)
-        expect(button).to_contain_text(re.compile(r"\(about \d+(\.\d+)? (min|h)\)"), timeout=PATIENCE)
+        expect(button).to_contain_text(re.compile(r"\(about \d+(\.\d+)? (s|min|h)\)"), timeout=PATIENCE)
         expect(page.locator(f"#{prefix}-plan")).to_contain_text("on the CPU", timeout=PATIENCE)
     over = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert over <= 1

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -14,6 +15,7 @@ from cluster.engine import ClusterEngine
 from cluster.gate import AT_A_REPLICA
 from cluster.replica import Replica
 from cluster.scale import Scale
+from loader.allocator import OWN, variables_for
 from loader.folders import Folders
 
 APPLICATION = "anyhost"
@@ -65,7 +67,7 @@ class Cluster:
     def _application(self) -> Any:
         scale = self._scale
         settings: dict[str, Any] = {
-            "ray_actor_options": {"num_cpus": scale.cores, "num_gpus": scale.gpus},
+            "ray_actor_options": {"num_cpus": scale.cores, "num_gpus": scale.gpus, **_environment(scale)},
             "max_ongoing_requests": AT_ONCE,
             "health_check_period_s": BEAT_SECONDS,
         }
@@ -94,6 +96,13 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _environment(scale: Scale) -> dict[str, Any]:
+    """What a replica's process is started with where the CPU computes. Nodes are taken to be like this machine."""
+    if scale.gpus or any(os.environ.get(name) for name in OWN):
+        return {}
+    return {"runtime_env": {"env_vars": variables_for(psutil.virtual_memory().total)}}
 
 
 def _deployed() -> tuple[DeploymentHandle, Any] | None:

@@ -15,7 +15,6 @@ import ray
 from adapters import adapter
 from cluster.board import NAME, NAMESPACE, Standing
 from cluster.sendable import sendable
-from loader.allocator import settle as settle_allocator
 from loader.engine import Engine
 from loader.errors import AnyhostError
 from loader.folders import Folders
@@ -79,7 +78,6 @@ class Replica:
         folders = Folders.from_environ(os.environ)
         limit_threads(threads)
         real = with_micro(probe(cache_dir=folders.cache), folders.cache)
-        settle_allocator(real.ram_bytes, accelerated=bool(real.accelerators))
         host = planning_host(real, ray.get(self._board.plan_as.remote()))
         # Replicas of one node share its cache folder; what each learns of its own speed is its own.
         store = Store(folders.cache / f"learned-{host.name.replace(' ', '-')}-{threads}.json", host)

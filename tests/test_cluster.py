@@ -218,7 +218,7 @@ class BatchOfTwelve:
         for number in range(12):
             shutil.copy(ROOT / "assets/examples/scene_wood.jpg", self.inputs / f"{number:02d}.jpg")
         (self.inputs / "05.jpg").write_bytes(b"no picture")
-        slow = ["--variant", "preview", "--size", "1920x1920", "--dtype", "fp32"]  # enough to be interrupted
+        slow = ["--variant", "preview", "--size", "1280x1280", "--dtype", "fp32"]  # enough to be interrupted
         words = ["batch", "damo_yolo", str(self.inputs), "--out", str(self.out), "--json", *slow]
         self.command = [sys.executable, "app.py", *words, "--ray", "--address", address]
 

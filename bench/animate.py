@@ -67,6 +67,7 @@ def placements(made: Plan, *, compiled: bool) -> dict[str, dict[str, Placement]]
             attention="sdpa",
             compile="none",
             keep_fp32=(),
+            packed=False,
         )
         for name, placement in planned.items()
     }

@@ -58,6 +58,7 @@ class Depth:
             attention=EAGER,
             compile="none",
             keep_fp32=(),
+            packed=False,
         )
         rows = {"as published": plain}
         if planned.memory_format == "contiguous":
@@ -67,7 +68,7 @@ class Depth:
                 plain, attention=planned.attention, memory_format=planned.memory_format
             )
         if planned.compute_dtype != "fp32":
-            rows[planned.compute_dtype] = replace(planned, compile="none")
+            rows[planned.compute_dtype] = replace(planned, compile="none", packed=False)
         if compiled:
             rows |= {f"{name}, compiled": replace(p, compile="default") for name, p in tuple(rows.items())[1:]}
         rows["planned"] = planned

@@ -127,6 +127,7 @@ def step(made: Plan, size: int, rounds: int, *, small: bool = False) -> list[Row
             attention="sdpa",
             keep_fp32=(),
             fuse=False,
+            packed=False,
         )
         first = 0.0
         for name, placement in ((PLAIN, plain), (PLANNED, planned)):

@@ -36,6 +36,7 @@ from adapters.hunyuan3d.shaping import ROWS_PER_UNIT
 from adapters.hunyuan3d.turntable import Skin, Turntable
 from bench.apart import apart
 from loader.measure import PeakMeter
+from loader.packing import pack
 from loader.place import TORCH_DTYPES
 from loader.quiet import Quiet
 
@@ -165,6 +166,8 @@ def _seeded(component: str, dtype: torch.dtype, size: Sizes) -> nn.Module:
     generator = torch.Generator().manual_seed(SEED)
     for parameter in module.parameters():
         nn.init.normal_(parameter.requires_grad_(False), 0.0, 0.02, generator=generator)
+    if dtype != torch.float32:
+        pack(module)  # as the plan has it
     return module
 
 

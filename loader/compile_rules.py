@@ -15,6 +15,7 @@ from loader.wishes import CompileMode
 COMPILE_SECONDS = {"whole": 45.0, "blocks": 30.0}
 COMPILE_MARGIN = 2  # it must repay itself twice over: what is to come is an estimate
 COMPILE_SAVING = 0.18  # share of the eager time saved, measured on the merged bf16 detector (66 to 54 ms)
+PACKED_SHARE = 1.2  # time compiled over time packed: the same detector, 25.7 against 21.1 ms; fp32 75 against 66
 WARM_SHARE = 0.25  # of the seconds of a compile, once its code is kept on this disk
 
 LOST = ("compile slower: ", "compile differs: ")  # reasons with a rule of their own
@@ -24,21 +25,31 @@ Compiling = tuple[CompileMode, tuple[Decision, ...]]
 
 @dataclass(frozen=True)
 class Use:
-    """How a component is used: calls in one request, seconds of each, and whether hooks move or widen its layers."""
+    """How a component is used: calls in one request, seconds of each, and whether hooks move or widen its layers.
+
+    ``packed`` is how many times as fast its packed weights make it unless it is compiled, 1 where they are not packed;
+    ``moved`` says that it is on its device only for its stage.
+    """
 
     calls: int
     call_seconds: float
     hooked: bool
     variant: str = ""
+    packed: float = 1.0
+    moved: bool = False
 
 
 @dataclass(frozen=True)
 class _Figures:
-    """What a compile costs and saves; ``measured`` is where from, None for typical figures."""
+    """What a compile costs and saves; ``measured`` is where from, None for typical figures.
+
+    ``share`` is the time of a compiled call over that of one with packed weights.
+    """
 
     seconds: float
     saving: float
     measured: Compiled | None
+    share: float = 1.0
 
     @property
     def calls(self) -> int:
@@ -71,10 +82,26 @@ def choose_compile(
     if wish == "aot":
         return wish, (Decision("compile_package", component.name, "none", wish, flips="compile_off"),)
     figures = _figures(situation, component, device, precision, use)
+    if wish is None and figures.saving <= 0:
+        times = round(figures.share, 2)
+        rejected = (Rejected("compile", times, "× the time of packed weights"),)
+        return "none", (
+            Decision("compile_packed", component.name, "default", "none", {"times": times}, rejected, "compile_wished"),
+        )
     if wish is not None:
         params: dict[str, Param] = {"seconds": figures.seconds, "device": device}
         return wish, (Decision("compile_wish", component.name, "none", wish, params),)
-    return _by_calls(situation, component, use, figures)
+    mode, notes = _by_calls(situation, component, use, figures)
+    if mode != "none" and use.moved:
+        # Beside the requests it cannot be compiled, for it may leave in the middle; at its first call somebody waits.
+        seconds = round(figures.seconds, 1)
+        rejected = (Rejected("compile", seconds, "s in which the first request would wait"),)
+        return "none", (
+            Decision(
+                "compile_moved", component.name, "default", "none", {"seconds": seconds}, rejected, "compile_stays"
+            ),
+        )
+    return mode, notes
 
 
 def _by_calls(situation: Situation, component: Component, use: Use, figures: _Figures) -> Compiling:
@@ -108,11 +135,17 @@ def _figures(situation: Situation, component: Component, device: str, precision:
     found = _timed(situation, component, device, precision, use, faster=True)
     if not found:
         seconds = COMPILE_SECONDS[component.compile]
+        if use.packed > 1:
+            return _Figures(seconds, 0.0, None, PACKED_SHARE)
         return _Figures(seconds, max(use.call_seconds * COMPILE_SAVING, 1e-6), None)
     last = found[-1]
     # Its code is on this disk now; the cache says so if it is not, and then this is a little too hopeful.
-    cost = last.seconds if last.warm else last.seconds * WARM_SHARE
-    return _Figures(max(cost, 0.1), max(last.eager_seconds - last.compiled_seconds, 1e-6), last)
+    cost = max(last.seconds if last.warm else last.seconds * WARM_SHARE, 0.1)
+    # What was timed against it was eager as it is where it is compiled: without packed weights.
+    packed = last.eager_seconds / use.packed
+    if use.packed > 1 and packed <= last.compiled_seconds:
+        return _Figures(cost, 0.0, last, last.compiled_seconds / packed)
+    return _Figures(cost, max(packed - last.compiled_seconds, 1e-6), last)
 
 
 def _timed(
@@ -164,6 +197,8 @@ def _counted(situation: Situation, component: Component, use: Use) -> float:
 
 def _forbidden(situation: Situation, component: Component, device: str, precision: Precision, use: Use) -> str:
     accelerator = situation.host.accelerator(device)
+    if precision.compute == "int8":
+        return "compile_int8"
     if situation.wishes.compile == "aot":  # compiled elsewhere, so it does not matter whether it could be here
         return "compile_hooks" if use.hooked or precision.storage != precision.compute else ""
     if situation.host.platform == "zerogpu":

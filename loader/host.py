@@ -41,7 +41,8 @@ class OpTime:
 
     Attributes:
         layout: "contiguous" or "channels_last" for convolutions, else "".
-        kernel: "sdpa" or "blocks" for attention, else "".
+        kernel: "sdpa" or "blocks" for attention; "packed" for a convolution or linear layer whose weights were laid
+            out beforehand (``loader.packing``); else "".
         length: keys of an attention, else 0.
         seconds: of the fastest call.
         finite: whether harmless inputs gave finite results.

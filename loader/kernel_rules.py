@@ -16,6 +16,9 @@ from loader.memory import Precision
 from loader.spec import Component
 
 Layout = Literal["contiguous", "channels_last"]
+PACKED_TIMES: dict[str, float] = {"bf16": 1.3, "fp32": 1.05}  # DAMO-YOLO-T at 640 on two cores with AMX
+PACKING_MIN_GAIN = 0.97  # packing costs nothing but the seconds of loading: only a clear loss speaks against it
+BF16_ISA = frozenset({"avx512_bf16", "amx_bf16"})
 LAYOUT_MIN_GAIN = 1.03  # channels_last has to be this much faster: less is within what repeats differ by
 
 
@@ -85,6 +88,34 @@ def choose_attention(
     params: dict[str, str | int | float] = {"low": low, "high": high, "times": round(times, 2)}
     rejected = (Rejected(SDPA, round(times, 2), "× the time by blocks"),)
     return blocks_between(low, high), (Decision("attention_blocks", component.name, SDPA, "blocks", params, rejected),)
+
+
+def choose_packing(
+    situation: Situation, component: Component, device: str, precision: Precision
+) -> tuple[float, str] | None:
+    """How many times as fast packed weights make a component, and the evidence; None where they are of no use.
+
+    On the CPU alone: cards have no weights to lay out. Without figures it is what was measured of DAMO-YOLO-T, and
+    only where oneDNN packs for sure; where it was timed to lose it is left out.
+    """
+    host = situation.host
+    if device != "cpu" or component.on_cpu or host.cpu.arch != "x86_64":
+        return None
+    if precision.storage != precision.compute or precision.compute not in PACKED_TIMES:
+        return None
+    gain = micro.packing_gain(host.cpu.micro, precision.compute)
+    if gain is not None:
+        return (gain, "measured") if gain >= PACKING_MIN_GAIN else None
+    if precision.compute == "bf16" and not BF16_ISA & set(host.cpu.effective_isa):
+        return None
+    return PACKED_TIMES[precision.compute], "typical"
+
+
+def packing_decision(component: Component, times: float, evidence: str) -> Decision:
+    """That weights are packed, and what it is worth."""
+    params: dict[str, str | int | float] = {"times": round(times, 2), "evidence": evidence}
+    rejected = (Rejected("laid out in every call", round(times, 2), "× the time"),)
+    return Decision("packed", component.name, "laid out in every call", "packed", params, rejected)
 
 
 def fuse_decision(component: Component) -> tuple[Decision, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from loader.host import Dtype, Operation, OpTime
 
+LAST, PACKED = "channels_last", "packed"
 ATTENTION_MIN_GAIN = 1.1  # another attention product must be at least this much faster to be chosen
 
 
@@ -49,6 +50,18 @@ def layout_gain(micro: Sequence[OpTime], dtype: str) -> float | None:
     there = [find(micro, "convolution", dtype, layout=layout) for layout in ("contiguous", "channels_last")]
     contiguous, last = there
     return contiguous.seconds / last.seconds if contiguous and last else None
+
+
+def packing_gain(micro: Sequence[OpTime], dtype: str) -> float | None:
+    """How many times as fast layers in ``dtype`` are with packed weights: at the worse of convolution and linear layer.
+
+    None when neither was timed both ways.
+    """
+    pairs = (
+        (find(micro, "convolution", dtype, layout=LAST), find(micro, "convolution", dtype, layout=LAST, kernel=PACKED)),
+        (find(micro, "linear", dtype), find(micro, "linear", dtype, kernel=PACKED)),
+    )
+    return min((plain.seconds / packed.seconds for plain, packed in pairs if plain and packed), default=None)
 
 
 def blocks_range(micro: Sequence[OpTime], dtype: str) -> tuple[int, int, float] | None:

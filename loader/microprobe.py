@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from loader import micro
 from loader.codec import from_plain, to_plain
 from loader.host import Accelerator, Dtype, Host, Operation, OpTime
 from loader.measure import timed
+from loader.quiet import Quiet
 
 BUDGET_VARIABLE = "ANYHOST_PROBE_SECONDS"
 BUDGET_S = 3.0
@@ -24,7 +26,7 @@ FILE = "micro.json"
 _DTYPES: tuple[Dtype, ...] = ("fp32", "bf16", "fp16")
 _NAMES: Mapping[str, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _REPEATS, _ATTEMPTS = 5, 3
-# A call this slow is worth no repeats: what makes it slow is not the neighbour.
+# A call this slow is worth no repeats; a neighbour may be what makes it slow all the same.
 _SLOW_S = 0.12
 _LENGTHS = (1024, 2048, 4096)
 _HEADS, _WIDTH = 2, 64
@@ -71,7 +73,8 @@ def with_micro(host: Host, cache: Path, environ: Mapping[str, str] | None = None
         import torch
     kept = Kept(cache / FILE)
     sources = dict(host.sources)
-    micro, sources["cpu.micro"] = _figures(torch, kept, host, None, budget)
+    figures, sources["cpu.micro"] = _figures(torch, kept, host, None, budget)
+    processor = replace(host.cpu, micro=figures)
     cards = []
     for card in host.accelerators:
         if host.platform == "zerogpu" or not card.runs_code:
@@ -79,7 +82,7 @@ def with_micro(host: Host, cache: Path, environ: Mapping[str, str] | None = None
             continue
         figures, sources[f"{card.device}.micro"] = _figures(torch, kept, host, card, budget)
         cards.append(replace(card, micro=figures))
-    return replace(host, cpu=replace(host.cpu, micro=micro), accelerators=tuple(cards), sources=sources)
+    return replace(host, cpu=processor, accelerators=tuple(cards), sources=sources)
 
 
 def _figures(
@@ -182,6 +185,11 @@ def cases(torch: Any, device: str, native: Sequence[Dtype]) -> list[Case]:
         for layout in ("contiguous", "channels_last"):
             found.append(Case("convolution", dtype, _convolution(torch, device, dtype, layout), layout))
         found.append(Case("linear", dtype, _linear(torch, device, dtype)))
+        if device == "cpu" and dtype != "fp16":
+            make = _convolution(torch, device, dtype, micro.LAST, packed=True)
+            found.append(Case("convolution", dtype, make, micro.LAST, kernel=micro.PACKED))
+            make = _linear(torch, device, dtype, packed=True)
+            found.append(Case("linear", dtype, make, kernel=micro.PACKED))
     for dtype in dtypes:
         # fp16 attention on a CPU is never chosen: its products are not.
         kernels = ("sdpa", "blocks") if device == "cpu" and dtype != "fp16" else ("sdpa",)
@@ -204,23 +212,44 @@ def _tensor(torch: Any, device: str, dtype: str, *shape: int) -> Any:
     return values.to(device=device, dtype=getattr(torch, _NAMES[dtype]))
 
 
-def _convolution(torch: Any, device: str, dtype: str, layout: str) -> Callable[[], Callable[[], Any]]:
+def _convolution(
+    torch: Any, device: str, dtype: str, layout: str, *, packed: bool = False
+) -> Callable[[], Callable[[], Any]]:
     def make() -> Callable[[], Any]:
         picture = _tensor(torch, device, dtype, 1, _CHANNELS, _SIDE, _SIDE)
         kernel = _tensor(torch, device, dtype, _CHANNELS, _CHANNELS, 3, 3)
         if layout == "channels_last":
             picture, kernel = (t.to(memory_format=torch.channels_last) for t in (picture, kernel))
+        if packed:
+            layer = torch.nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1, bias=False)
+            return _packed(torch, layer, kernel, picture)
         return lambda: torch.nn.functional.conv2d(picture, kernel, padding=1)
 
     return make
 
 
-def _linear(torch: Any, device: str, dtype: str) -> Callable[[], Callable[[], Any]]:
+def _linear(torch: Any, device: str, dtype: str, *, packed: bool = False) -> Callable[[], Callable[[], Any]]:
     def make() -> Callable[[], Any]:
         rows, weight = (_tensor(torch, device, dtype, n, _FEATURES) for n in (_ROWS, _FEATURES))
+        if packed:
+            layer = torch.nn.Linear(_FEATURES, _FEATURES, bias=False)
+            return _packed(torch, layer, weight, rows)
         return lambda: torch.nn.functional.linear(rows, weight)
 
     return make
+
+
+def _packed(torch: Any, layer: Any, weight: Any, input: Any) -> Callable[[], Any]:
+    """``layer`` with ``weight``, packed as ``loader.place`` packs it, on ``input``."""
+    from loader.packing import available, pack
+
+    if not available():
+        raise NotImplementedError("this torch packs no weights")
+    with torch.inference_mode(mode=False):
+        layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+        layers = torch.nn.Sequential(layer)
+        pack(layers)
+    return lambda: layers(input)
 
 
 def _attention(torch: Any, device: str, dtype: str, kernel: str, length: int) -> Callable[[], Callable[[], Any]]:
@@ -281,13 +310,14 @@ def _one(torch: Any, case: Case, wait: Callable[[], None], deadline: float) -> O
     before = time.perf_counter()
     finite = bool(torch.isfinite(complete()).all().item())
     once = time.perf_counter() - before
-    if once > _SLOW_S:
-        return case.result(once, finite=finite)
+    repeats = 1 if once > _SLOW_S else _REPEATS
     for _ in range(_ATTEMPTS):
-        if time.perf_counter() + once * _REPEATS > deadline:
+        if time.perf_counter() + once * repeats > deadline:
             return None
-        timing = timed(complete, _REPEATS, threads=torch.get_num_threads(), waits=case_waits(wait))
-        if timing.quiet:
+        with Quiet() as undisturbed:
+            timing = timed(complete, repeats, threads=torch.get_num_threads(), waits=case_waits(wait))
+        # A thread that spins while it waits for a disturbed one uses up processor time as if it computed.
+        if timing.quiet and undisturbed.held:
             return case.result(timing.min, finite=finite)
     return None
 

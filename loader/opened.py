@@ -1,5 +1,6 @@
 """One adapter by one plan: its components, loaded when they are called, and the figures of its runs."""
 
+import os
 import queue
 import threading
 from collections import Counter
@@ -20,10 +21,11 @@ from loader.folders import Folders, Found
 from loader.memory import block_bytes
 from loader.outcome import Cancel, Drift, Step, TraceEntry
 from loader.packages import note_of
-from loader.pipeline import Pipeline, announced, pipeline_of
+from loader.pipeline import Pipeline, announced, calibration, pipeline_of
 from loader.place import TORCH_DTYPES, call_guard, place
 from loader.plan import Placement, Plan
 from loader.process import return_freed_memory
+from loader.ranges import ranges_file
 from loader.residency import Residency, Source, Tenant, key_of
 
 
@@ -85,7 +87,15 @@ class Opened:
         module = self.pipeline.load(component, plan, self.files, self.checkpoint)
         # Only residency moves components to a device, after it has made room there.
         parked = replace(self._held(plan.component(component)), residency="offload")
-        return place(module, parked, self.pipeline.own_edges.get(component, ()))
+        edges = self.pipeline.own_edges.get(component, ())
+        return place(module, parked, edges, calibration(self.pipeline, component, plan), self._ranges(parked))
+
+    def _ranges(self, placement: Placement) -> Path | None:
+        """The file that keeps the ranges of a component's values, for int8."""
+        if placement.compute_dtype != "int8":
+            return None
+        key = key_of(self.plan, placement, self.files, self.checkpoint)
+        return ranges_file(Folders.from_environ(os.environ).cache, key)
 
     # --- what a pipeline calls
 

@@ -1,6 +1,6 @@
 """What an adapter gives the engine: how its components are loaded and how a request runs on them."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -73,7 +73,7 @@ class Parts(Protocol):
 class Pipeline(Protocol):
     """One adapter's own code, stateless: everything about a request is in the request.
 
-    Two more attributes are read if they are there:
+    More attributes are read if they are there:
 
     ``shared_networks: Mapping[str, str]``: by component, the name of a network other adapters have as well
     ("diffusers.AutoencoderKL"). Components of two adapters with the same name here, the same file and the same
@@ -82,6 +82,9 @@ class Pipeline(Protocol):
     ``uses(request, plan) -> tuple[str, ...]``: the components a request will call, in order of their first call; all of
     the variant's that are not optional, where it is missing. It serves to bring the next one early and to say how many
     there are to load. A component that is not announced is loaded all the same when it is called.
+
+    ``calibration(component, plan) -> Iterable[tuple]``: positional arguments of calls that show the ranges of a
+    component's values, for int8. They should not depend on the request, so that equal requests get equal answers.
     """
 
     own_edges: Mapping[str, tuple[str, ...]]
@@ -127,6 +130,14 @@ def announced(pipeline: Pipeline, request: Any, plan: Plan) -> tuple[str, ...]:
         return uses(request, plan)
     components = plan.situation.spec.variant(plan.variant).components
     return tuple(c.name for c in components if not c.optional)
+
+
+def calibration(pipeline: Pipeline, component: str, plan: Plan) -> Iterable[Sequence[Any]]:
+    """Calls that show the ranges of a component's values; none where nothing is computed in int8."""
+    shown: Callable[[str, Plan], Iterable[Sequence[Any]]] | None = getattr(pipeline, "calibration", None)
+    if shown is None or plan.component(component).compute_dtype != "int8":
+        return ()
+    return shown(component, plan)
 
 
 def pipeline_of(spec: AdapterSpec) -> Pipeline:

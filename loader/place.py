@@ -1,12 +1,13 @@
-"""Carrying out a placement: fuse, cast, lay out, move, hook, compile. Decides nothing.
+"""Carrying out a placement: fuse, cast, lay out, move, hook, pack, quantise, compile. Decides nothing.
 
 Order matters: folding norms into convolutions sums products and must happen before precision is lost; the cast must
 happen before the move, so that no fp32 copy ever reaches the device.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,23 +17,44 @@ from loader.attention import product, use_attention
 from loader.attention_names import span_of
 from loader.folders import Folders
 from loader.packages import attach, packages_folder
+from loader.packing import available, pack
 from loader.plan import Placement
+from loader.quantised import quantise
 from loader.weights import cast_in_place
 
-TORCH_DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TORCH_DTYPES: dict[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.float32,  # what a quantised network is given and gives; inside it rounds to bytes by itself
+}
+Calls = Iterable[Sequence[Any]]  # positional arguments of a call each
 
 
-def place(module: nn.Module, placement: Placement, own_edges: Iterable[str] = ()) -> nn.Module:
+def place(
+    module: nn.Module,
+    placement: Placement,
+    own_edges: Iterable[str] = (),
+    calls: Calls = (),
+    known: Path | None = None,
+) -> nn.Module:
     """Make ``module`` what ``placement`` says.
 
     Args:
         module: freshly loaded, on the CPU, in the checkpoint's precision.
         placement: from a plan.
         own_edges: those of ``placement.keep_fp32`` that cast their inputs and outputs themselves.
+        calls: samples to find the ranges of values on; read for int8 alone.
+        known: file in which the ranges are kept.
 
     Returns:
         The module to call: the same one, compiled in place where the placement asks for it.
+
+    Raises:
+        ValueError: int8 on something else than the CPU, or without samples.
     """
+    if placement.compute_dtype == "int8" and placement.device != "cpu":
+        raise ValueError(f"int8 is computed on a CPU, not on {placement.device}: choose fp16 or bf16 there")
     module.eval().requires_grad_(requires_grad=False)
     merge = getattr(module, "merge", None)
     if placement.fuse and merge is not None:
@@ -50,6 +72,10 @@ def place(module: nn.Module, placement: Placement, own_edges: Iterable[str] = ()
             island_edges(module.get_submodule(path), compute)
     if storage != compute:
         compute_above_storage(module, compute, skip=_islands(module, islands))
+    if placement.compute_dtype == "int8":
+        quantise(module, calls, keep=islands, known=known)
+    elif placement.packed and available():
+        pack(module)
     if placement.compile != "none":
         compile_in_place(module, placement)
     return module

@@ -23,7 +23,8 @@ from loader.wishes import CompileMode, ResidencyName, Wishes
 class Placement:
     """Where and how one component runs. ``bytes`` are those of its weights as stored.
 
-    ``compile_blocks`` is the class name of the repeated blocks to compile, "" for the whole graph.
+    ``compile_blocks`` is the class name of the repeated blocks to compile, "" for the whole graph. ``packed`` weights
+    are laid out as the CPU's kernels read them when they are loaded, see ``loader.packing``.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Placement:
     fuse: bool = False
     keep_fp32: tuple[str, ...] = ()
     compile_blocks: str = ""
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -281,11 +283,21 @@ def _place_component(
     own = cost.component_seconds(
         situation.host, accelerator, component, precision, candidate.shape, candidate.residency
     )
-    use = compile_rules.Use(calls, own / max(1, calls), hooked, variant.name)
+    packing = kernel_rules.choose_packing(situation, component, device, precision)
+    use = compile_rules.Use(
+        calls,
+        own / max(1, calls),
+        hooked,
+        variant.name,
+        packed=max(1.0, packing[0]) if packing else 1.0,
+        moved=candidate.residency == "offload" and accelerator is not None,
+    )
     asked = tuned.with_compile(situation, found, component.name, precision.compute)
     compile_mode, compile_notes = compile_rules.choose_compile(asked, component, device, precision, use)
     if asked is not situation:
         compile_notes = ()  # of a wish nobody made: the figures of what was tried say why
+    packed = packing is not None and compile_mode == "none"
+    packing_notes = (kernel_rules.packing_decision(component, *packing),) if packing and packed else ()
     islands = tuple(island.path for island in component.keep_fp32) if precision.compute != "fp32" else ()
     islands += tuple(m for m in situation.limits.fp32_modules.get(component.name, ()) if m not in islands)
     placement = Placement(
@@ -301,8 +313,10 @@ def _place_component(
         fuse=component.fuse,
         keep_fp32=islands,
         compile_blocks=component.repeated_block if component.compile == "blocks" else "",
+        packed=packed,
     )
-    return placement, (*kernels.decisions, *kernel_rules.fuse_decision(component), *compile_notes)
+    notes = (*kernels.decisions, *kernel_rules.fuse_decision(component), *packing_notes, *compile_notes)
+    return placement, notes
 
 
 def _memory_notes(situation: Situation, variant: Variant, chosen: Candidate) -> tuple[Decision, ...]:

@@ -35,7 +35,9 @@ class TestBlock(nn.Module):
 
 
 class Net(nn.Module):
-    """An outer layer and ``blocks`` repeated ones."""
+    """An outer layer and ``blocks`` repeated ones. What comes out is compared bit for bit: it stays as it is."""
+
+    packs = False
 
     def __init__(self, blocks: int) -> None:
         super().__init__()

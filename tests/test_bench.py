@@ -188,7 +188,7 @@ def test_the_whole_bench_has_peaks_and_every_limit(folders, monkeypatch):
 
 def test_less_memory_is_measured_in_real_processes(folders):
     """A small picture, so that what attention keeps is what differs: all its weights at once, or a block of them."""
-    planned, subject = measuring.planned_subject(asked(size=(224, 308)), load_host("cpu-bf16"), folders, 1)
+    planned, subject = measuring.planned_subject(asked(size=(308, 420)), load_host("cpu-bf16"), folders, 1)
     placements = subject.placements(compiled=False)
     first, last = (
         apart(peak_apart, None, "metric3d", planned, folders, placements[name], 1)["host"]

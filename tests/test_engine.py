@@ -216,7 +216,7 @@ class NanBelowFp32:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         original = placing.place
 
-        def place(module, placement, own_edges=()):
+        def place(module, placement, own_edges=(), *rest):
             placed = original(module, placement, own_edges)
             if placement.compute_dtype != "fp32":
                 placed.register_forward_hook(lambda m, a, out: (out[0] * float("nan"), out[1]))

@@ -188,7 +188,7 @@ def test_nan_climbs_to_fp32(tmp_path, weights, monkeypatch):
 
     original = placing.place
 
-    def place(module, placement, own_edges=()):
+    def place(module, placement, own_edges=(), *rest):
         placed = original(module, placement, own_edges)
         if placement.compute_dtype != "fp32":
             placed.register_forward_hook(lambda m, a, out: out._replace(depth=out.depth * float("nan")))

@@ -203,7 +203,19 @@ def quick(monkeypatch):
     """Every timing is quiet, and cases are few: what is kept is what is asked, whatever else this machine does."""
     monkeypatch.setattr(microprobe, "timed", lambda *_, **__: Timing(1e-3, 1e-3, 1.0, quiet=True))
     monkeypatch.setattr(microprobe, "_LENGTHS", (16,))
-    monkeypatch.setattr(microprobe, "_SLOW_S", 1e9)
+    monkeypatch.setattr(microprobe, "Quiet", Undisturbed)
+
+
+class Undisturbed:
+    """A ``Quiet`` that always held."""
+
+    held = True
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
 
 
 def test_every_operation_is_timed_once_and_kept(quick, tmp_path):
@@ -239,6 +251,26 @@ def test_what_was_disturbed_is_left_out_and_timed_at_the_next_start(quick, monke
     assert "left for the next start" in first.sources["cpu.micro"]
     monkeypatch.setattr(microprobe, "timed", lambda *_, **__: Timing(1e-3, 1e-3, 1.0, quiet=True))
     assert microprobe.with_micro(host, tmp_path, {"ANYHOST_PROBE_SECONDS": "60"}).cpu.micro
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_slow_call_teaches_as_little_as_a_fast_one_when_it_was_disturbed(quick, monkeypatch, tmp_path, slow):
+    """A neighbour makes calls slow: seen by the spread of several, or by threads that had to wait."""
+    monkeypatch.setattr(microprobe, "_SLOW_S", 0.0 if slow else 1e9)
+    monkeypatch.setattr(Undisturbed, "held", False)
+    repeats = []
+    monkeypatch.setattr(
+        microprobe, "timed", lambda _, n, **__: repeats.append(n) or Timing(1e-3, 1e-3, 1.0, quiet=True)
+    )
+    assert microprobe.with_micro(host_with(), tmp_path, {"ANYHOST_PROBE_SECONDS": "60"}).cpu.micro == ()
+    assert set(repeats) == {1 if slow else 5}
+
+
+def test_packed_layers_are_timed_beside_plain_ones(quick, tmp_path):
+    found = microprobe.with_micro(host_with(), tmp_path, {"ANYHOST_PROBE_SECONDS": "60"}).cpu.micro
+    packed = {(op.operation, op.dtype) for op in found if op.kernel == "packed"}
+    assert packed == {(o, d) for o in ("convolution", "linear") for d in ("fp32", "bf16")}
+    assert micro.packing_gain(found, "bf16") == pytest.approx(1.0)
 
 
 def test_the_budget_is_kept(tmp_path):

@@ -266,12 +266,15 @@ def _component_row(placed: Placement, language: str) -> tuple[str, ...]:
     dtype: str = placed.compute_dtype
     if placed.storage_dtype != dtype:
         dtype = label("plan.stored", language, compute=dtype, storage=placed.storage_dtype)
+    layout = name_of("layout", placed.memory_format, language)
+    if placed.packed:
+        layout = f"{layout}, {name_of('weights', 'packed', language)}"
     return (
         element("strong", text(placed.name)),
         text(name_of("device", placed.device, language)),
         text(dtype),
         text(name_of("residency", placed.residency, language)),
-        text(name_of("layout", placed.memory_format, language)),
+        text(layout),
         text(name_of("compile", placed.compile, language)),
         text(size_text(placed.bytes)),
     )
@@ -299,7 +302,7 @@ def _topic(rule: str) -> str:
         return "precision"
     if rule.startswith("compile_"):
         return "compile"
-    return {"channels_last": "layout", "fuse_then_cast": "layers", "keep_fp32": "parts"}.get(rule, "")
+    return {"channels_last": "layout", "packed": "weights", "fuse_then_cast": "layers", "keep_fp32": "parts"}.get(rule, "")
 
 
 def decision_parts(group: Sequence[Decision], language: str, *, mark: str = "") -> tuple[str, str]:

@@ -66,6 +66,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
                 "memory_format": c.memory_format,
                 "attention": c.attention,
                 "compile": c.compile,
+                "packed": c.packed,
                 "keep_fp32": list(c.keep_fp32),
                 "bytes": c.bytes,
             }
@@ -112,7 +113,8 @@ def component_line(placed: Placement, language: str = "en") -> str:
     if placed.storage_dtype != dtype:
         dtype = words["stored"].format(compute=dtype, storage=placed.storage_dtype)
     extras: list[str] = [placed.residency]
-    extras += [x for x in (placed.memory_format, placed.compile) if x not in ("contiguous", "none")]
+    packed = "packed" if placed.packed else "none"
+    extras += [x for x in (placed.memory_format, packed, placed.compile) if x not in ("contiguous", "none")]
     return words["component"].format(
         name=placed.name, dtype=dtype, device=placed.device, extras=words["join"].join(extras), gib=gib(placed.bytes)
     )

@@ -23,6 +23,8 @@ FeatureMaps = tuple[Tensor, Tensor, Tensor]
 class ResidualBlock(nn.Module):
     """Bottleneck convolution, re-parameterised 3×3 convolution, shortcut unless strided."""
 
+    activations = (("conv1.conv1", "act"), ("conv2.rbr_dense", "act"))
+
     def __init__(
         self, cin: int, cout: int, bottleneck: int, stride: int, *, bottleneck_kernel: int, act: ActivationName
     ) -> None:
@@ -34,10 +36,16 @@ class ResidualBlock(nn.Module):
         self.residual_proj = ConvNorm(cin, cout, 1) if self.has_shortcut and cin != cout else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(self.act(self.conv1(x)))
+        y = self.act(self.conv1(x))
+        if self.has_shortcut and self.conv2.takes_added:
+            return self.act(self.conv2(y, self._shortcut(x)))
+        y = self.conv2(y)
         if self.has_shortcut:
-            y = y + (x if self.residual_proj is None else self.residual_proj(x))
+            y = y + self._shortcut(x)
         return self.act(y)
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        return x if self.residual_proj is None else self.residual_proj(x)
 
 
 def _residual_blocks(config: VariantConfig, stage: Stage, cin: int) -> list[nn.Module]:

@@ -36,6 +36,8 @@ class EntryConv2d(nn.Conv2d):
     when weights are stored in one precision and raised to another layer by layer.
     """
 
+    takes: ClassVar[tuple[float, float]] = (0.0, 255.0)  # the range of images, see ``loader.quantised``
+
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.to(self.weight.dtype))
 
@@ -84,9 +86,14 @@ class Foldable(nn.Module):
 
 
 class ConvNormAct(Foldable):
-    """Convolution, normalisation, activation."""
+    """Convolution, normalisation, activation.
+
+    Here and below, ``activations`` names the convolutions whose results the activation takes once norms are folded:
+    it may then be computed with them (``loader.packing``).
+    """
 
     conv_norm_pairs = (("conv", "bn"),)
+    activations = (("conv", "act"),)
 
     def __init__(
         self, cin: int, cout: int, kernel: int, stride: int = 1, *, act: ActivationName, entry: bool = False
@@ -116,6 +123,8 @@ class ConvNorm(Foldable):
 
 class NamedConvNormAct(nn.Module):
     """``ConvNorm`` under the name ``conv``, then an activation."""
+
+    activations = (("conv.conv1", "act"),)
 
     def __init__(
         self, cin: int, cout: int, kernel: int, stride: int, *, act: ActivationName, entry: bool = False
@@ -154,17 +163,25 @@ class RepConv(Foldable):
     ``fold`` leaves the one 3×3 convolution with bias that equals both.
     """
 
+    activations = (("rbr_dense", "act"),)
+
     def __init__(self, cin: int, cout: int, stride: int = 1, *, act: ActivationName | None = None) -> None:
         super().__init__()
         self.rbr_dense: nn.Module = _branch(cin, cout, 3, stride)
         self.rbr_1x1: nn.Module | None = _branch(cin, cout, 1, stride)
         self.act: nn.Module = nn.Identity() if act is None else activation(act)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.rbr_dense(x)
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """Both branches of ``x``, then the activation; ``added`` is summed to them where the layer takes it."""
+        y = self.rbr_dense(x) if added is None else self.rbr_dense(x, added)
         if self.rbr_1x1 is not None:
             y = y + self.rbr_1x1(x)
         return self.act(y)
+
+    @property
+    def takes_added(self) -> bool:
+        """Whether the convolution sums what is handed to it (``loader.packing``)."""
+        return bool(getattr(self.rbr_dense, "takes_added", False))
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -200,6 +217,7 @@ class SeparableConv(Foldable):
     """Depthwise then pointwise convolution, each normalised and activated."""
 
     conv_norm_pairs = (("depthwise", "dwnorm"), ("pointwise", "pwnorm"))
+    activations = (("depthwise", "act"), ("pointwise", "act"))
 
     def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1, *, act: ActivationName) -> None:
         super().__init__()
@@ -246,6 +264,7 @@ class InvertedResidual(Foldable):
             batch_norm(cout),
         ]
         self.conv = nn.Sequential(*layers)
+        self.activations = (("conv.0", "conv.2"), ("conv.3", f"conv.{6 if squeeze_slot else 5}"))
         self.has_shortcut = stride == 1 and cin == cout
 
     @torch.no_grad()

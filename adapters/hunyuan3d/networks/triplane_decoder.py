@@ -48,6 +48,8 @@ class Field(NamedTuple):
 class PointDecoder(nn.Module):
     """The two layers; always computed in fp32, whatever the weights are stored in."""
 
+    packs = False  # a grid is decoded with their weights, plane by plane
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Linear(3 * channels, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1 + 3))

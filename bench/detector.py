@@ -16,7 +16,7 @@ from adapters.damo_yolo.preprocess import preprocess
 from kit.images import open_picture
 from loader.folders import Folders, find
 from loader.place import call_guard, place
-from loader.plan import Placement, Plan
+from loader.plan import Placement, Plan, plan_situation
 from loader.spec import Variant
 from loader.weights import load_component, open_state
 
@@ -46,15 +46,25 @@ class Detector:
             compile="none",
             fuse=False,
             keep_fp32=(),
+            packed=False,
         )
         merged = replace(plain, fuse=True, memory_format="channels_last")
         rows = {"as published": plain, "merged fp32": merged}
         if planned.compute_dtype != "fp32":
-            rows[f"merged {planned.compute_dtype}"] = replace(planned, compile="none")
+            rows[f"merged {planned.compute_dtype}"] = replace(planned, compile="none", packed=False)
         if compiled:
             rows |= {f"{name}, compiled": replace(p, compile="default") for name, p in tuple(rows.items())[1:]}
+        if (in_bytes := self._in_bytes()) is not None:
+            rows["merged int8"] = in_bytes
         rows["planned"] = planned
         return rows
+
+    def _in_bytes(self) -> Placement | None:
+        """How it is computed in int8; None where this machine does not."""
+        situation = self._plan.situation
+        made = plan_situation(replace(situation, wishes=replace(situation.wishes, dtype="int8", compile="none")))
+        placed = made.component("detector") if made.fits else None
+        return placed if placed is not None and placed.compute_dtype == "int8" else None
 
     def call(self, placement: Placement, batch: int) -> Call:
         """One forward of the placed network on ``batch`` copies of the sample picture."""
@@ -93,7 +103,9 @@ class Detector:
         return Seen("sample", self._picture.size, found, labels)
 
     def _module(self, placement: Placement) -> nn.Module:
-        return place(self._loaded(), placement, DamoYolo.own_edges["detector"])
+        pipeline = DamoYolo()
+        edges, calls = pipeline.own_edges["detector"], pipeline.calibration("detector", self._plan)
+        return place(self._loaded(), placement, edges, calls)
 
     def _loaded(self) -> nn.Module:
         network = str(self._variant.config.get("variant", self._variant.name))

@@ -13,7 +13,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add every wish to a command."""
     group = parser.add_argument_group("wishes (left out: decided for you)")
     group.add_argument("--device", help="cpu, cuda:0, mps, xpu:0")
-    group.add_argument("--dtype", action="append", default=[], help="fp32, fp16, bf16; or COMPONENT=DTYPE, repeatable")
+    group.add_argument(
+        "--dtype", action="append", default=[], help="fp32, fp16, bf16, int8; or COMPONENT=DTYPE, repeatable"
+    )
     group.add_argument("--variant", help="which network")
     group.add_argument("--size", help="network input as HEIGHTxWIDTH")
     group.add_argument("--batch", type=int)

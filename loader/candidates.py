@@ -100,17 +100,25 @@ def _ways(base: Plan, *, compiled: bool) -> Iterator[tuple[Way, float]]:
         objection = rules.dtype_objection(base.situation, component, accelerator, dtype)
         if objection is not None and not rules.expects_slow(objection):
             continue
-        for layout in ("contiguous", "channels_last") if component.channels_last else ("contiguous",):
+        for layout in _layouts(component, dtype):
             for attention, times in _attentions(base.situation, component, accelerator, dtype):
                 way = Way(dtype, layout, attention, batch=base.batch)
                 eager[way] = times * _promise(base, component, accelerator, way)
     yield from eager.items()
-    fastest = sorted(eager, key=lambda way: eager[way])[:2]
+    fastest = sorted(eager, key=lambda way: eager[way])
     if compiled:
-        yield from ((replace(way, compile="default"), COMPILED * eager[way]) for way in fastest)
+        compilable = [way for way in fastest if way.dtype != "int8"][:2]
+        yield from ((replace(way, compile="default"), COMPILED * eager[way]) for way in compilable)
     items, share = BATCH["accelerator" if accelerator else "cpu"]
     if base.situation.wishes.batch is None and base.situation.spec.max_batch >= items:
         yield from ((replace(way, batch=items), share * eager[way]) for way in fastest[:1])
+
+
+def _layouts(component: Component, dtype: Dtype) -> tuple[str, ...]:
+    if not component.channels_last:
+        return ("contiguous",)
+    # Bytes have their channels side by side whatever the memory format around them.
+    return ("channels_last",) if dtype == "int8" else ("contiguous", "channels_last")
 
 
 def _attentions(

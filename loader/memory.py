@@ -66,7 +66,8 @@ def block_bytes(component: Component, storage: Dtype) -> int:
 def activation_bytes(component: Component, shape: Shape, compute: Dtype, saver_factor: float = 1.0) -> int:
     """Peak bytes of one call beyond the weights."""
     act = component.activation
-    share = DTYPE_BYTES[compute] / 4
+    # What computes in int8 is calibrated in fp32 when it is loaded, and that takes more than any call to come.
+    share = 1.0 if compute == "int8" else DTYPE_BYTES[compute] / 4
     items: float = min(shape.items, act.max_items) if act.max_items else shape.items
     if not shape.guided:
         items *= component.unguided
@@ -140,7 +141,9 @@ def peaks(
     workspace = workspace_bytes(accelerator is not None)
     if accelerator is None:
         # oneDNN keeps the weights of convolutions a second time, in the order its kernels read them.
-        packed = [max((stored([c]) for c in stage if c.channels_last), default=0) for stage in stages]
+        packed = [
+            max((_packed(c, precisions[c.name]) for c in stage if c.channels_last), default=0) for stage in stages
+        ]
         if residency == "resident":
             return Peaks(0, stored(variant.components) + max(packed) + act(variant.components) + workspace)
         needs = [stored(stage) + extra + act(stage) for stage, extra in zip(stages, packed, strict=True)]
@@ -163,6 +166,11 @@ def peaks(
         asleep = stored(moving) if residency != "dropped" else max((stored(stage) for stage in awake), default=0)
         host = (0 if accelerator.unified else asleep) + beside
     return Peaks(device + workspace, host + workspace_bytes(on_accelerator=False))
+
+
+def _packed(component: Component, precision: Precision) -> int:
+    """Bytes of weights beside those that stay: for int8 the fp32 ones it is made from."""
+    return weight_bytes(component, "fp32" if precision.compute == "int8" else precision.storage)
 
 
 def gib(value: int | float) -> float:

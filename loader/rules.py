@@ -15,6 +15,8 @@ from loader.spec import Component
 
 # Precision order for "the next higher one": bf16 stands above fp16 because it has fp32's range.
 PRECISION_ORDER: tuple[Dtype, ...] = ("int8", "fp16", "bf16", "fp32")
+# Without them products of two bytes are added up in 16 bit, where they overflow.
+INT8_ISA = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 NATIVE_BF16_ISA = frozenset({"avx512_bf16", "amx_bf16", "arm_bf16"})
 BF16_MIN_GAIN = 1.1  # a lower precision must be at least this much faster to be worth its rounding
 
@@ -106,6 +108,7 @@ def choose_dtype(
         objection = dtype_objection(situation, component, on_device, dtype)
         # What failed here while it ran is not tried again, forced or not.
         forced = situation.wishes.force and dtype == wish and not _below_floor(situation, component, dtype)
+        forced = forced and (dtype != "int8" or on_device is None)  # nothing computes it on a card
         won = tried == dtype and wish is None and objection is not None and expects_slow(objection)
         if objection is None or forced or won:
             chosen = dtype
@@ -157,6 +160,8 @@ def _below_floor(situation: Situation, component: Component, dtype: Dtype) -> bo
 
 def _accelerator_objection(component: Component, accelerator: Accelerator, dtype: Dtype) -> Decision | None:
     params = {"device": accelerator.device, "name": accelerator.name, "arch": accelerator.arch}
+    if dtype == "int8":
+        return Decision("int8_on_card", component.name, "int8", "", params, flips="cpu_device")
     if dtype in accelerator.broken or dtype in micro.not_finite(accelerator.micro):
         return Decision(f"{dtype}_broken", component.name, dtype, "fp32", params)
     if dtype not in accelerator.native:
@@ -174,6 +179,9 @@ def _cpu_objection(situation: Situation, component: Component, dtype: Dtype) -> 
         return _fp16_on_cpu(cpu, component)
     if dtype == "bf16":
         return _bf16_on_cpu(situation, component)
+    if dtype == "int8" and not INT8_ISA & set(cpu.effective_isa):
+        isa: dict[str, str | int | float] = {"isa": cpu_isa_name(cpu)}
+        return Decision("int8_without_vnni", component.name, "int8", "", isa, flips="int8_cpu")
     return None
 
 
@@ -250,6 +258,11 @@ def cpu_bf16_gain(situation: Situation, component: Component) -> tuple[float, st
     return None
 
 
+def _cpu_gain(situation: Situation, component: Component, chosen: Dtype) -> tuple[float, str] | None:
+    # int8 is taken only where it was wished or timed, and each of these speaks for itself.
+    return cpu_bf16_gain(situation, component) if chosen == "bf16" else None
+
+
 def cpu_isa_name(cpu: Cpu) -> str:
     """The widest instruction set products really use, as people call it."""
     for flag, name in (
@@ -298,7 +311,7 @@ def _dtype_notes(
     elif wish is not None and wish not in component.dtypes:
         notes.append(Decision("component_keeps_dtype", component.name, wish, chosen))
     elif chosen != "fp32":
-        gain = cpu_bf16_gain(situation, component) if accelerator is None else _rate_gain(accelerator, chosen)
+        gain = _rate_gain(accelerator, chosen) if accelerator else _cpu_gain(situation, component, chosen)
         if gain:
             notes.append(
                 Decision(

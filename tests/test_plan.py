@@ -161,7 +161,7 @@ def test_a_card_that_does_not_answer_gets_the_cpu():
         (Wishes(batch=64), "batch_too_large", "16"),
         (Wishes(batch=0), "below_one", "1"),
         (Wishes(component_dtype={"detctor": "fp32"}), "unknown_component", "detector"),
-        (Wishes(dtype="int8"), "dtype_not_offered", "bf16"),
+        (Wishes(dtype="int8"), "int8_on_card", "fp16"),
     ],
 )
 def test_a_wish_that_cannot_be_honoured_is_refused_with_the_nearest(wishes, rule, nearest):
@@ -170,6 +170,13 @@ def test_a_wish_that_cannot_be_honoured_is_refused_with_the_nearest(wishes, rule
     assert made.refusal is not None
     assert (made.refusal.rule, made.refusal.params["nearest"]) == (rule, nearest)
     assert nearest in refusal(made.refusal)
+
+
+def test_a_precision_no_part_has_is_not_offered():
+    made = plan(adapter("metric3d"), HOSTS["cpu-amx"], Wishes(dtype="int8"))
+    assert made.refusal is not None
+    assert (made.refusal.rule, made.refusal.params["nearest"]) == ("dtype_not_offered", "bf16")
+    assert "bf16" in refusal(made.refusal)
 
 
 def test_force_tries_it_and_says_so():
@@ -204,8 +211,10 @@ def test_compile_is_refused_where_it_cannot_work(name, rule):
 
 
 def test_compile_is_left_out_until_enough_calls_repay_it():
-    made = plan(DETECTOR, HOSTS["cpu-bf16"])
+    cpu = HOSTS["cpu-bf16"]
+    made = plan(DETECTOR, replace(cpu, cpu=replace(cpu.cpu, arch="aarch64")))
     assert decision(made, "compile_break_even").params["calls"] > 100
+    assert decision(plan(DETECTOR, cpu), "compile_packed")
     assert plan(DETECTOR, HOSTS["cpu-bf16"], Wishes(compile="default")).component("detector").compile == "default"
 
 

@@ -31,6 +31,7 @@ PREVIEW = Wishes(variant="preview", size=(160, 160))
 BF16_LAST, BF16 = Way("bf16", "channels_last"), Way("bf16")
 FP32_LAST, FP32 = Way("fp32", "channels_last"), Way("fp32")
 BATCH = Way("bf16", "channels_last", batch=4)
+INT8 = Way("int8", "channels_last")
 
 
 def ways_of(made) -> list[Way]:
@@ -66,7 +67,7 @@ def test_at_most_six_ways_are_tried_the_planned_one_first_and_each_makes_its_own
     made = plan(SPEC, load_host("cpu-amx"), PREVIEW)
     found = candidates.candidates(made)
     assert ways_of(made)[0] == BF16_LAST
-    assert ways_of(made) == [BF16_LAST, BATCH, BF16, FP32_LAST], "and fp32 at its best, however slow"
+    assert ways_of(made) == [BF16_LAST, BATCH, BF16, INT8, FP32_LAST], "and fp32 at its best, however slow"
     assert len(found) <= candidates.MOST
     assert all(candidates.way_of(p) == way and p.fits for way, p in found)
     compiled = candidates.candidates(made, compiled=True)
@@ -85,9 +86,9 @@ def test_the_micro_probe_orders_them_and_leaves_out_what_promises_nothing():
     )
     made = plan(SPEC, replace(host, cpu=replace(host.cpu, micro=micro)), PREVIEW)
     batch = replace(BF16, batch=4)
-    assert ways_of(made) == [BF16, batch, BF16_LAST, FP32_LAST]
+    assert ways_of(made) == [BF16, batch, INT8, BF16_LAST, FP32_LAST], "int8 by the rates of products, never timed"
     assert ways_of(plan(SPEC, made.situation.host, replace(PREVIEW, batch=2))) == [
-        replace(way, batch=2) for way in (BF16, BF16_LAST, FP32_LAST, FP32)
+        replace(way, batch=2) for way in (BF16, INT8, BF16_LAST, FP32_LAST, FP32)
     ]
 
 
@@ -302,10 +303,22 @@ def test_drift_beyond_the_limit_disqualifies(engine, monkeypatch):
     monkeypatch.setattr(DamoYolo, "drift", lambda self, reference, outputs: 0.4)
     found = tuning(engine, Clock(monkeypatch, {BF16: 0.01, BF16_LAST: 0.02}))
     assert found.winner == FP32_LAST
-    assert {t.way.dtype for t in found.trials if t.problem == "drift"} == {"bf16"}
+    assert {t.way.dtype for t in found.trials if t.problem == "drift"} == {"bf16", "int8"}
     note = next(d for d in engine.plan(SPEC, PREVIEW).decisions if d.rule == "tuned")
     assert (0.4, "from fp32") in {(r.number, r.unit) for r in note.rejected}
     assert tuning(engine, Clock(monkeypatch, {BF16: 0.01}), replace(PREVIEW, max_drift=0.5)).winner == BF16
+
+
+def test_int8_is_taken_for_being_the_fastest_here_within_the_drift(engine, monkeypatch):
+    times = {INT8: 0.01, BF16_LAST: 0.02, BF16: 0.03, FP32_LAST: 0.04, BATCH: 0.1}
+    monkeypatch.setattr(DamoYolo, "drift", lambda self, reference, outputs: 0.09)
+    assert engine.plan(SPEC, PREVIEW).component("detector").compute_dtype == "bf16"
+    assert tuning(engine, Clock(monkeypatch, times)).winner == INT8
+    made = engine.plan(SPEC, PREVIEW)
+    assert made.component("detector").compute_dtype == "int8"
+    note = next(d for d in made.decisions if d.rule == "tuned")
+    assert (note.got, note.params["ms"]) == ("int8 channels_last", 10.0)
+    assert tuning(engine, Clock(monkeypatch, times), replace(PREVIEW, max_drift=0.08)).winner == FP32_LAST
 
 
 def test_what_is_hopeless_after_its_first_runs_is_not_timed_further(engine, monkeypatch):

@@ -12,9 +12,12 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
 
+from adapters.damo_yolo.calibration import calls
 from adapters.damo_yolo.networks import Detector, build, load_published
 from adapters.damo_yolo.postprocess import Suppression, detections
 from adapters.damo_yolo.preprocess import preprocess
+from adapters.damo_yolo.spec import PREVIEW_NS
+from loader.quantised import quantise
 from training.coins import photograph, true_boxes
 from training.data import HELD_OUT_SEED
 from training.evaluate import Found, Metrics, matched, metrics
@@ -49,6 +52,13 @@ def load(path: Path, dtype: torch.dtype = torch.float32) -> Detector:
     model.merge().to(dtype)
     # nn.Module.to takes a memory format; its stub does not know.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+def load_int8(path: Path) -> Detector:
+    """The detector of ``path`` in int8, calibrated as the application does it."""
+    model = load(path).requires_grad_(requires_grad=False)
+    quantise(model, calls(PREVIEW_NS.sizes[0]))
     return model
 
 
@@ -119,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--scenes", type=int, default=400, help="held-out scenes, rendered at 320 px")
-    parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16", "fp16"])
+    parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16", "fp16", "int8"])
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -127,7 +137,8 @@ def main() -> None:
     scenes = [render(HELD_OUT_SEED + i, 320) for i in range(arguments.scenes)]
     kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     for dtype in arguments.dtypes:
-        sys.stdout.write("\n".join(table(load(arguments.weights, kinds[dtype]), dtype, scenes)) + "\n")
+        model = load_int8(arguments.weights) if dtype == "int8" else load(arguments.weights, kinds[dtype])
+        sys.stdout.write("\n".join(table(model, dtype, scenes)) + "\n")
         sys.stdout.flush()
 
 

@@ -1,7 +1,7 @@
 """From pictures to detections on loaded components."""
 
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from adapters.damo_yolo import calibration
 from adapters.damo_yolo.checkpoint import class_count, own_state, weights_file, which_variant
 from adapters.damo_yolo.labels import COCO_LABELS, PREVIEW_LABELS
 from adapters.damo_yolo.networks import build, load_published
@@ -119,6 +120,11 @@ class DamoYolo:
             yield Kept("detecting", tuple(seen))
             yield Step("detecting", len(seen), len(pictures))
         return tuple(seen)
+
+    def calibration(self, component: str, plan: Plan) -> Iterable[Sequence[Any]]:
+        """Pictures at the variant's own size, whatever the size in hand: a network once loaded serves any."""
+        del component
+        return calibration.calls(plan.situation.spec.variant(plan.variant).sizes[0])
 
     def sample(self, plan: Plan) -> DetectRequest:
         """A photograph of coins that ships with the project, once for each picture of a batch."""

@@ -26,7 +26,7 @@ def _detector(n_params: int, gflop_per_megapixel: float, bytes_per_pixel: float,
         name="detector",
         stage="detect",
         n_params=n_params,
-        dtypes=("bf16", "fp16", "fp32"),
+        dtypes=("bf16", "fp16", "fp32", "int8"),
         # Bytes of tensors alive at once, merged, fp32, counted in tests/test_damo_yolo_memory.py.
         activation=Activation(fixed=0, per_pixel=bytes_per_pixel, source="measured"),
         work=Work(0.0, gflop_per_megapixel, per="item", efficiency=efficiency, source="estimated"),

@@ -296,13 +296,16 @@ def grouped(decisions: Sequence[Decision]) -> list[tuple[Decision, ...]]:
     return [tuple(group) for group in groups.values()]
 
 
+OTHER_TOPICS = {"channels_last": "layout", "packed": "weights", "fuse_then_cast": "layers", "keep_fp32": "parts"}
+
+
 def _topic(rule: str) -> str:
     """What of a component a rule is about."""
     if rule.startswith(("fp16_", "bf16_", "int8_", "dtype_")) or rule in PRECISION_RULES:
         return "precision"
     if rule.startswith("compile_"):
         return "compile"
-    return {"channels_last": "layout", "packed": "weights", "fuse_then_cast": "layers", "keep_fp32": "parts"}.get(rule, "")
+    return OTHER_TOPICS.get(rule, "")
 
 
 def decision_parts(group: Sequence[Decision], language: str, *, mark: str = "") -> tuple[str, str]:

@@ -140,7 +140,7 @@ def test_wishes_plan_anew_before_anything_runs(page: Page) -> None:
 
 
 def runs_after(server: Served, before: int) -> int:
-    """Runs in the log, once there are more than ``before``: what a stopped run had kept may look like the next result."""
+    """Runs in the log, once there are more than ``before``: what a stopped run kept may look like the next result."""
     deadline = time.monotonic() + PATIENCE / 1000
     while server.runs() == before and time.monotonic() < deadline:
         time.sleep(0.1)

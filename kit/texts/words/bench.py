@@ -161,7 +161,7 @@ RULES: dict[str, tuple[str, str]] = {
         "它只在所属阶段位于设备上，只能在请求等待时编译，约 {seconds} 秒",
     ),
     "compile_packed": (
-        "packed weights do what compiling does on a CPU, at once: compiled code took {times} times as long",
-        "在 CPU 上，预先排布的权重已达到编译的效果且立即生效：编译后的代码耗时是其 {times} 倍",
+        "packed weights do what compiling does on a CPU, at once: compiled code takes about {times} times as long",
+        "在 CPU 上，预先排布的权重已达到编译的效果且立即生效：编译后的代码耗时约为其 {times} 倍",
     ),
 }

@@ -200,9 +200,6 @@ def _file_of(made: Plan, component: str) -> tuple[str, int]:
 
 def load(component: str, *, narrow: bool = False, size: int = 512) -> Row:
     """Anonymous memory while a component is loaded from a file of the published layout and cast as planned."""
-    # What is read once for all components is no part of one.
-    from accelerate import init_empty_weights  # noqa: F401
-
     made = made_plan(size)
     config = NARROW.get(component, {}) if narrow else {}
     with torch.device("meta"):

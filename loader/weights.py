@@ -11,7 +11,8 @@ import re
 import struct
 import threading
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,6 @@ BROKEN_PICKLE = (
     struct.error,
 )
 
-# accelerate's context replaces a method of nn.Module while it is open: two threads must not open it at once, or the
-# one that leaves last puts the other's replacement back for good.
 _BUILDING = threading.RLock()
 
 
@@ -109,6 +108,30 @@ def metadata(path: Path) -> dict[str, str]:
     return {str(name): str(value) for name, value in _header(path, size, head).get("__metadata__", {}).items()}
 
 
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """While open, this thread's modules register their parameters on ``meta``; their buffers are real.
+
+    ``accelerate.init_empty_weights`` replaces the same method for all threads: what another one fills or builds in the
+    meantime would end on ``meta`` too. One thread at a time, or the one that leaves last would put the other's
+    replacement back for good.
+    """
+    builder = threading.get_ident()
+
+    def register_on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        register(module, name, param)
+        if param is not None and threading.get_ident() == builder:
+            module._parameters[name] = nn.Parameter(param.detach().to("meta"), requires_grad=param.requires_grad)
+
+    with _BUILDING:
+        register = nn.Module.register_parameter
+        nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            nn.Module.register_parameter = register  # type: ignore[method-assign, assignment]
+
+
 def load_component(
     build: Callable[[], nn.Module],
     load_published: Callable[[nn.Module, str, Mapping[str, Tensor]], None],
@@ -133,10 +156,7 @@ def load_component(
         CheckpointMismatchError: names or shapes differ.
         WeightsError: something was left without values.
     """
-    # Imported at use: it costs a second and planning never needs it.
-    from accelerate import init_empty_weights
-
-    with _BUILDING, init_empty_weights(include_buffers=False):
+    with _parameters_on_meta():
         module = build()
     load_published(module, component, state)
     empty = [name for name, tensor in _named_tensors(module) if tensor.is_meta]

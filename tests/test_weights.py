@@ -216,6 +216,25 @@ def test_two_threads_may_build_at_once():
     assert inside.broken
 
 
+def test_what_other_threads_build_and_fill_meanwhile_is_real():
+    meanwhile = []
+
+    def other():
+        filled = nn.Linear(3, 3, device="meta")
+        filled.load_state_dict({"weight": torch.eye(3), "bias": torch.ones(3)}, assign=True)
+        meanwhile.extend((filled.weight, filled.bias, nn.Linear(2, 2).weight))
+
+    def build() -> nn.Module:
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        return Small()
+
+    state = half_state()
+    assert torch.equal(load_component(build, fill, "net", state).conv.weight, state["conv.weight"])
+    assert [tensor.device.type for tensor in meanwhile] == ["cpu"] * 3
+
+
 def test_cast_goes_by_name_and_leaves_integers_and_ties():
     module = load_component(Small, fill, "net", half_state())
     module.twin = nn.Conv2d(2, 3, 1)

@@ -66,7 +66,7 @@ def _calls(
     made = _fetched(engine.fetch(spec, wished, Cancel(), accepted))
     variant = spec.variant(made.variant)
     files = {w.file: there.path for w in variant.weights if (there := find(w, engine.folders)) is not None}
-    plain = tuple(replace(p, compile="none") for p in made.components)
+    plain = tuple(replace(p, compile="none", packed=False) for p in made.components)
     wanted = [p for p in plain if variant.component(p.name).compile != "none"]
     with closing(open_plan(replace(made, components=plain), files, None)) as opened:
         sample = opened.pipeline.sample(opened.plan)

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from loader.packing import Packed
+from loader.packing import SUMMED, Packed
 
-SUMMED = ("none", "relu")  # activations that can follow a sum
 LEVELS = 255  # steps between the smallest and the largest byte
 
 # They move values, pick some or repeat them: what comes out is in the range of what went in.

@@ -16,6 +16,7 @@ FailureKind = Literal[
     "not_finite",
     "compile_failed",
     "compile_slower",
+    "packing_failed",
     "no_kernel_image",
     "drift",
 ]
@@ -79,6 +80,7 @@ class Limits:
     dtype_floor: Mapping[str, Dtype] = field(default_factory=dict)
     fp32_modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     no_compile: tuple[str, ...] = ()
+    no_packing: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
 
 

@@ -27,6 +27,8 @@ from loader.wishes import Wishes
 
 MEMORY_S = 600.0  # for so long a request like one that ran out of memory begins where that one ended
 ROUNDING: tuple[Dtype, ...] = ("int8", "bf16", "fp16")  # from coarse to fine
+# Failures that come again as long as torch and the device stay the same.
+LASTING = ("not_implemented", "not_finite", "compile_failed", "compile_slower", "packing_failed", "drift")
 MOST_WORDS = 400  # characters of an error told in a trace
 
 
@@ -122,11 +124,17 @@ class Driver:
     def _unit(self, opened: Opened, unit: Unit, journey: Journey) -> Any:
         """Run one unit; after a failure, the same unit again under the next plan down."""
         freed = False
+        packed: list[tuple[Plan, Failure]] = []
         while True:
             journey.cancel.check()
             value, failure = attempt(partial(unit.run, opened.plan), opened, unit)
             if failure is None:
+                # Only now: what fails without packing too is another's fault.
+                for plan, failed in packed:
+                    self._quarantine(plan, failed)
                 return value
+            if failure.kind == "packing_failed":
+                packed.append((opened.plan, failure))
             if failure.kind == "out_of_memory":
                 gc.collect()
                 opened.free_caches()
@@ -163,7 +171,8 @@ class Driver:
             journey.trace.append(TraceEntry(unit, failure.kind, failure.detail, "nothing left"))
             words = failure.kind.replace("_", " ")
             raise RunError(f"{unit}: {words} ({failure.detail}), and no smaller or more precise plan is left")
-        self._quarantine(before, failure)
+        if failure.kind != "packing_failed":
+            self._quarantine(before, failure)
         journey.trace.append(TraceEntry(unit, failure.kind, failure.detail, difference(before, after)))
         return after
 
@@ -190,8 +199,8 @@ class Driver:
         return found
 
     def _quarantine(self, failed: Plan, failure: Failure) -> None:
-        """Remember what will fail again: precision and compile, not memory, which depends on the moment."""
-        if failure.kind not in ("not_implemented", "not_finite", "compile_failed", "compile_slower", "drift"):
+        """Remember what will fail again: precision, compile and packing, not memory, which depends on the moment."""
+        if failure.kind not in LASTING:
             return
         if failure.kind == "not_implemented" and failure.submodule:
             return
@@ -209,6 +218,7 @@ class Driver:
             torch=self._torch,
             device=placement.device,
             reason=f"{failure.kind.replace('_', ' ')}: {failure.detail}",
+            packed=failure.kind == "packing_failed",
         )
         self._store.add_quarantine(entry)
         # What rounds no less drifts no less.
@@ -243,8 +253,8 @@ def attempt(
         raise
     except Exception as error:
         # Sorted by what it says; what is not the ladder's is raised again.
-        compiled = bool(component) and opened is not None and opened.plan.component(component).compile != "none"
-        kind = failures.kind_of(error, compiled=compiled)
+        placement = opened.plan.component(component) if component and opened is not None else None
+        kind = failures.kind_of(error, placement)
         if kind is None:
             raise
         submodule = opened.failing_submodule(component, error) if opened and component else ""
@@ -281,6 +291,8 @@ def difference(before: Plan, after: Plan) -> str:
             old, new = getattr(old_placement, field), getattr(new_placement, field)
             if old != new:
                 changes.append(f"{new_placement.name} {old} → {new}")
+        if old_placement.packed and not new_placement.packed:
+            changes.append(f"{new_placement.name} packed → laid out in every call")
         added = set(new_placement.keep_fp32) - set(old_placement.keep_fp32)
         changes += [f"{new_placement.name}.{path} → fp32" for path in sorted(added)]
     return ", ".join(dict.fromkeys(changes)) or "the same again"

@@ -211,9 +211,8 @@ class Engine:
         made, files = yield from self._files(job, self._fitting(job), journey)
         # Its own driver: what fails while it is tried must not limit anybody's request.
         driver = Driver(self.store, lambda: self.folders, self.host.torch)
-        yield (
-            yield from Bench(untried(made), files, self.store, self.residency, driver).run(job.request, journey.cancel)
-        )
+        bench = Bench(untried(made), files, self.store, self.residency, driver, self.folders.cache)
+        yield (yield from bench.run(job.request, journey.cancel))
 
     @property
     def requests(self) -> int:
@@ -326,7 +325,7 @@ class Engine:
         yield Step("loading", 0, len(current.components))
         before = self._opened.get(self._slot(current))
         opened = self._opened[self._slot(current)] = open_plan(
-            current, files, job.checkpoint, self.residency, self.desk
+            current, files, job.checkpoint, self.residency, self.desk, self.folders.cache
         )
         journey.opened = opened
         # Only now: what both have in common stays in memory.
@@ -402,7 +401,9 @@ class Engine:
             wanted = spec.variant(made.variant).weights
             found = {w.file: there.path for w in wanted if (there := find(w, self.folders)) is not None}
             if made.fits and len(found) == len(wanted):
-                opened = self._opened[self._slot(made)] = open_plan(made, found, None, self.residency, self.desk)
+                opened = self._opened[self._slot(made)] = open_plan(
+                    made, found, None, self.residency, self.desk, self.folders.cache
+                )
                 opened.wake()
                 return made
         return None

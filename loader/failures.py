@@ -4,7 +4,9 @@ import re
 
 import torch
 
+from loader import packing, quantised
 from loader.decision import FailureKind
+from loader.placement import Placement
 
 OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|cannot allocate memory|defaultcpuallocator|alloc_failed|"
@@ -23,8 +25,13 @@ NO_KERNEL = re.compile(
 COMPILE = re.compile(r"inductor|dynamo|torch\._|triton|c\+\+ compile|cppcompile|backendcompilerfailed", re.IGNORECASE)
 
 
-def kind_of(error: BaseException, *, compiled: bool = False) -> FailureKind | None:
-    """Which rung of the ladder answers ``error``, or None when it is a plain bug or a bad input."""
+def kind_of(error: BaseException, placement: Placement | None = None) -> FailureKind | None:
+    """Which rung of the ladder answers ``error``, or None when it is a plain bug or a bad input.
+
+    Args:
+        error: with its traceback.
+        placement: that of the component that was called; what it does not use cannot have failed.
+    """
     if isinstance(error, NotFiniteError):
         return "not_finite"
     text = f"{type(error).__module__}.{type(error).__name__}: {error}"
@@ -34,11 +41,24 @@ def kind_of(error: BaseException, *, compiled: bool = False) -> FailureKind | No
         return None
     if NO_KERNEL.search(text):
         return "no_kernel_image"
-    if compiled and COMPILE.search(text):
+    if placement is not None and placement.compile != "none" and COMPILE.search(text):
         return "compile_failed"
-    if NOT_IMPLEMENTED.search(text):
+    # Told by where they come from: oneDNN has the same words for a picture of the wrong shape.
+    if placement is not None and placement.packed and _came_through(error, packing.__file__):
+        return "packing_failed"
+    if NOT_IMPLEMENTED.search(text) or _came_through(error, quantised.__file__):
         return "not_implemented"
     return None
+
+
+def _came_through(error: BaseException, file: str) -> bool:
+    """Whether code of ``file`` was running when ``error`` was raised."""
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == file:
+            return True
+        trace = trace.tb_next
+    return False
 
 
 class NotFiniteError(Exception):

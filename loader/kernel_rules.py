@@ -7,7 +7,7 @@ decision says which.
 from dataclasses import dataclass
 from typing import Literal
 
-from loader import micro, tuned
+from loader import micro, rules, tuned
 from loader.attention_names import SDPA, blocks_between
 from loader.decision import Decision, Rejected, Situation
 from loader.host import Accelerator
@@ -18,7 +18,6 @@ from loader.spec import Component
 Layout = Literal["contiguous", "channels_last"]
 PACKED_TIMES: dict[str, float] = {"bf16": 1.3, "fp32": 1.05}  # DAMO-YOLO-T at 640 on two cores with AMX
 PACKING_MIN_GAIN = 0.97  # packing costs nothing but the seconds of loading: only a clear loss speaks against it
-BF16_ISA = frozenset({"avx512_bf16", "amx_bf16"})
 LAYOUT_MIN_GAIN = 1.03  # channels_last has to be this much faster: less is within what repeats differ by
 
 
@@ -90,32 +89,56 @@ def choose_attention(
     return blocks_between(low, high), (Decision("attention_blocks", component.name, SDPA, "blocks", params, rejected),)
 
 
-def choose_packing(
-    situation: Situation, component: Component, device: str, precision: Precision
-) -> tuple[float, str] | None:
-    """How many times as fast packed weights make a component, and the evidence; None where they are of no use.
+@dataclass(frozen=True)
+class Packing:
+    """Whether a component's weights are packed: how many times as fast that makes it, and why."""
 
-    On the CPU alone: cards have no weights to lay out. Without figures it is what was measured of DAMO-YOLO-T, and
-    only where oneDNN packs for sure; where it was timed to lose it is left out.
+    pays: bool = False
+    times: float = 1.0
+    decisions: tuple[Decision, ...] = ()
+
+
+def choose_packing(situation: Situation, component: Component, device: str, precision: Precision) -> Packing:
+    """Whether to pack a component's weights (``loader.packing``).
+
+    On the CPU alone: cards have no weights to lay out. Without figures the gain is what was measured of DAMO-YOLO-T,
+    and only where oneDNN packs for sure; where it was timed to lose it is left out, and where it failed too.
     """
-    host = situation.host
-    if device != "cpu" or component.on_cpu or host.cpu.arch != "x86_64":
-        return None
+    cpu = situation.host.cpu
+    if device != "cpu" or component.on_cpu or cpu.arch != "x86_64":
+        return Packing()
     if precision.storage != precision.compute or precision.compute not in PACKED_TIMES:
-        return None
-    gain = micro.packing_gain(host.cpu.micro, precision.compute)
-    if gain is not None:
-        return (gain, "measured") if gain >= PACKING_MIN_GAIN else None
-    if precision.compute == "bf16" and not BF16_ISA & set(host.cpu.effective_isa):
-        return None
-    return PACKED_TIMES[precision.compute], "typical"
-
-
-def packing_decision(component: Component, times: float, evidence: str) -> Decision:
-    """That weights are packed, and what it is worth."""
+        return Packing()
+    times, evidence = micro.packing_gain(cpu.micro, precision.compute), "measured"
+    if times is None:
+        if precision.compute == "bf16" and not rules.NATIVE_BF16_ISA & set(cpu.effective_isa):
+            return Packing()
+        times, evidence = PACKED_TIMES[precision.compute], "typical"
+    if times < PACKING_MIN_GAIN:
+        return Packing()
+    failed = _packing_failed(situation, component, precision)
+    if failed is not None:
+        return Packing(decisions=(failed,))
     params: dict[str, str | int | float] = {"times": round(times, 2), "evidence": evidence}
     rejected = (Rejected("laid out in every call", round(times, 2), "× the time"),)
-    return Decision("packed", component.name, "laid out in every call", "packed", params, rejected)
+    decision = Decision("packed", component.name, "laid out in every call", "packed", params, rejected)
+    return Packing(pays=True, times=times, decisions=(decision,))
+
+
+def _packing_failed(situation: Situation, component: Component, precision: Precision) -> Decision | None:
+    """What a packed layer of this component raised, in this session or before."""
+    wanted, got = "packed", "laid out in every call"
+    if component.name in situation.limits.no_packing:
+        failures = reversed(situation.limits.failures)
+        detail = next((f.detail for f in failures if (f.kind, f.component) == ("packing_failed", component.name)), "")
+        return Decision("packing_failed", component.name, wanted, got, {"detail": detail}, flips="compile_failed_flip")
+    flips = "compile_quarantined_flip"
+    for entry in situation.knowledge.quarantine:
+        whose = (entry.adapter, entry.component, entry.dtype)
+        if entry.packed and whose == (situation.spec.name, component.name, precision.compute):
+            params: dict[str, str | int | float] = {"reason": entry.reason, "torch": entry.torch}
+            return Decision("packing_quarantined", component.name, wanted, got, params, flips=flips)
+    return None
 
 
 def fuse_decision(component: Component) -> tuple[Decision, ...]:

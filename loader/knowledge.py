@@ -13,7 +13,10 @@ _GENERAL_PARTS = 4  # of a correction's key: adapter, variant, device, dtype; a 
 
 @dataclass(frozen=True)
 class Quarantine:
-    """Something that failed here. It holds only while torch version and device stay the same."""
+    """Something that failed here. It holds only while torch version and device stay the same.
+
+    What failed is the component in ``dtype``, or compiling it where ``compile`` is not "none", or packing its weights.
+    """
 
     adapter: str
     variant: str
@@ -23,6 +26,7 @@ class Quarantine:
     torch: str
     device: str
     reason: str
+    packed: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from loader.spec import Size, Variant
 from loader.wishes import RESIDENCIES, ResidencyName
 
 Target = tuple[Variant, Size, tuple[Decision, ...]]
+MOST_PARTS = 3  # of a component kept in fp32 because they failed, before it is computed in fp32 whole
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Current:
     dtypes: Mapping[str, Dtype]
     keep_fp32: Mapping[str, tuple[str, ...]]
     compiled: tuple[str, ...]
+    packed: tuple[str, ...]
 
 
 def halvings(batch: int) -> tuple[int, ...]:
@@ -171,6 +173,10 @@ def tightened(situation: Situation, failure: Failure, current: Current) -> Limit
         if failure.component not in current.compiled:
             return None
         return replace(limits, no_compile=(*limits.no_compile, failure.component))
+    if failure.kind == "packing_failed":
+        if failure.component not in current.packed:
+            return None
+        return replace(limits, no_packing=(*limits.no_packing, failure.component))
     return _more_precise(limits, failure, current)
 
 
@@ -179,10 +185,11 @@ def _more_precise(limits: Limits, failure: Failure, current: Current) -> Limits 
     dtype = current.dtypes.get(name)
     if dtype is None:
         return None
-    known = current.keep_fp32.get(name, ())
-    if failure.kind == "not_implemented" and failure.submodule and failure.submodule not in known:
-        modules = {**limits.fp32_modules, name: (*limits.fp32_modules.get(name, ()), failure.submodule)}
-        return replace(limits, fp32_modules=modules)
+    known, parts = current.keep_fp32.get(name, ()), limits.fp32_modules.get(name, ())
+    # Each part costs loading it all again; what lacks an operator for bytes in one layer lacks it in all.
+    worth = dtype != "int8" and len(parts) < MOST_PARTS
+    if failure.kind == "not_implemented" and failure.submodule and failure.submodule not in known and worth:
+        return replace(limits, fp32_modules={**limits.fp32_modules, name: (*parts, failure.submodule)})
     if dtype == "fp32":
         return None
     order = rules.PRECISION_ORDER

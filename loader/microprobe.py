@@ -179,13 +179,16 @@ def _same(case: Case, op: OpTime) -> bool:
 
 def cases(torch: Any, device: str, native: Sequence[Dtype]) -> list[Case]:
     """Every operation worth timing on ``device``, what decides most first."""
+    from loader import packing
+
     dtypes: list[Dtype] = [dtype for dtype in _DTYPES if dtype in native]
     found: list[Case] = []
+    packs = device == "cpu" and packing.available()
     for dtype in dtypes:
         for layout in ("contiguous", "channels_last"):
             found.append(Case("convolution", dtype, _convolution(torch, device, dtype, layout), layout))
         found.append(Case("linear", dtype, _linear(torch, device, dtype)))
-        if device == "cpu" and dtype != "fp16":
+        if packs and dtype != "fp16":
             make = _convolution(torch, device, dtype, micro.LAST, packed=True)
             found.append(Case("convolution", dtype, make, micro.LAST, kernel=micro.PACKED))
             make = _linear(torch, device, dtype, packed=True)
@@ -241,10 +244,8 @@ def _linear(torch: Any, device: str, dtype: str, *, packed: bool = False) -> Cal
 
 def _packed(torch: Any, layer: Any, weight: Any, input: Any) -> Callable[[], Any]:
     """``layer`` with ``weight``, packed as ``loader.place`` packs it, on ``input``."""
-    from loader.packing import available, pack
+    from loader.packing import pack
 
-    if not available():
-        raise NotImplementedError("this torch packs no weights")
     with torch.inference_mode(mode=False):
         layer.weight = torch.nn.Parameter(weight, requires_grad=False)
         layers = torch.nn.Sequential(layer)

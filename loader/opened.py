@@ -41,7 +41,7 @@ class Opened:
         weights_note: what the weights are, for every output ("published", "preview weights, …", "own file x.pth").
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what one run is made of
         self,
         plan: Plan,
         pipeline: Pipeline,
@@ -49,7 +49,9 @@ class Opened:
         checkpoint: Path | None,
         residency: Residency,
         desk: Desk | None = None,
+        cache: Path | None = None,
     ) -> None:
+        self._cache = cache or Folders.from_environ(os.environ).cache
         self.plan, self.pipeline, self.files, self.checkpoint = plan, pipeline, files, checkpoint
         self.drift: Drift | None = None
         self._grown: dict[tuple[object, ...], int] = {}
@@ -95,7 +97,7 @@ class Opened:
         if placement.compute_dtype != "int8":
             return None
         key = key_of(self.plan, placement, self.files, self.checkpoint)
-        return ranges_file(Folders.from_environ(os.environ).cache, key)
+        return ranges_file(self._cache, key)
 
     # --- what a pipeline calls
 
@@ -302,13 +304,15 @@ def open_plan(
     checkpoint: Path | None,
     residency: Residency | None = None,
     desk: Desk | None = None,
+    cache: Path | None = None,
 ) -> Opened:
     """Be ready for what ``plan`` says, in the memory that ``residency`` manages, or in one of its own.
 
-    With a ``desk`` components are compiled beside their requests, without one at their first call.
+    With a ``desk`` components are compiled beside their requests, without one at their first call. What is found once
+    for a file of weights is kept in ``cache``, by default that of the environment.
     """
     residency = residency or Residency(plan.situation.host)
-    return Opened(plan, pipeline_of(plan.situation.spec), files, checkpoint, residency, desk)
+    return Opened(plan, pipeline_of(plan.situation.spec), files, checkpoint, residency, desk, cache)
 
 
 def fetched(plan: Plan, folders: Folders, cancel: Cancel) -> Generator[Step, None, dict[str, Path]]:

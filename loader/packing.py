@@ -15,6 +15,7 @@ sums a shortcut asks its convolution ``takes_added`` and hands it over. A layer 
 ``packs = False``: others may look at a packed weight, but each look lays it out anew.
 """
 
+import functools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -29,8 +30,8 @@ from loader.process import return_freed_memory
 
 _log = logging.getLogger(__name__)
 Fused = tuple[str, tuple[float, ...], str]  # name, numbers and algorithm, as the operators take them
-_AFTER_A_SUM = frozenset({"relu"})  # what the operators compute behind a sum; other activations follow by themselves
 NOTHING: Fused = ("none", (), "")
+SUMMED = ("none", "relu")  # what the operators compute behind a sum; other activations follow by themselves
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 # Packed weights begin at a page, so they do not fit into the holes that the weights before them leave in the heap:
 # these are given back as it goes on, or memory would be needed twice.
@@ -61,7 +62,12 @@ def pack(module: nn.Module) -> int:
 
     Returns:
         How many layers were packed.
+
+    Raises:
+        RuntimeError: this torch lacks the operators; the ladder answers it.
     """
+    if not available():
+        raise RuntimeError("this build of torch has no operators for packed weights, or oneDNN is switched off")
     shared, kept = _shared(module), _kept(module)
     packed = freed = 0
     with torch.no_grad():
@@ -104,11 +110,9 @@ def _plain_convolution(layer: nn.Conv2d) -> bool:
     return not changed and not hooked and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
 
-def _activated(x: Tensor, fused: Fused) -> Tensor:
-    """``fused`` as a step of its own."""
-    if fused[0] == "swish":
-        return F.silu(x, inplace=True)
-    return F.gelu(x, approximate=fused[2]) if fused[0] == "gelu" else x
+def activated(x: Tensor, fused: Fused) -> Tensor:
+    """``fused``, which the operators compute behind no sum, as a step of its own."""
+    return F.silu(x, inplace=True) if fused[0] == "swish" else F.gelu(x, approximate=fused[2])
 
 
 class Reading(Tensor):
@@ -193,7 +197,7 @@ class PackedConvolution(Packed):
             return cast(Tensor, super().forward(input))  # type: ignore[misc]
         own: Any = self
         name, numbers, algorithm = self.fused
-        last = name in _AFTER_A_SUM
+        last = name in SUMMED
         result = torch.ops.mkldnn._convolution_pointwise.binary(
             input,
             added,
@@ -205,11 +209,11 @@ class PackedConvolution(Packed):
             own.groups,
             "add",
             1.0,
-            name if last else None,
+            name if name == "relu" else None,
             numbers,
-            algorithm if last else None,
+            algorithm if name == "relu" else None,
         )
-        return cast(Tensor, result if last else _activated(result, self.fused))
+        return cast(Tensor, result if last else activated(result, self.fused))
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         del weight
@@ -257,14 +261,10 @@ class PackedLinear(Packed, nn.Linear):  # type: ignore[override]
         return cast(Tensor, result)
 
 
-_CLASSES: dict[type[nn.Conv2d], type[nn.Conv2d]] = {}  # made once each: classes, like those of a module
-
-
+@functools.cache
 def _packed_class(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
     """``kind`` with packed weights: still an instance of it, its own ``forward`` still runs."""
-    if kind not in _CLASSES:
-        _CLASSES[kind] = type(f"Packed{kind.__name__}", (PackedConvolution, kind), {})
-    return _CLASSES[kind]
+    return cast(type[nn.Conv2d], type(f"Packed{kind.__name__}", (PackedConvolution, kind), {}))
 
 
 def _become(layer: nn.Module, kind: type[nn.Module], weight: Tensor) -> None:
@@ -275,7 +275,8 @@ def _become(layer: nn.Module, kind: type[nn.Module], weight: Tensor) -> None:
 
 
 def _pack_convolution(layer: nn.Conv2d) -> None:
-    _become(layer, _packed_class(type(layer)), layer.weight.detach())
+    kind: Any = type(layer)
+    _become(layer, _packed_class(kind), layer.weight.detach())
 
 
 def _pack_linear(layer: nn.Linear) -> None:

@@ -17,7 +17,7 @@ from loader.attention import product, use_attention
 from loader.attention_names import span_of
 from loader.folders import Folders
 from loader.packages import attach, packages_folder
-from loader.packing import available, pack
+from loader.packing import pack
 from loader.plan import Placement
 from loader.quantised import quantise
 from loader.weights import cast_in_place
@@ -74,7 +74,7 @@ def place(
         compute_above_storage(module, compute, skip=_islands(module, islands))
     if placement.compute_dtype == "int8":
         quantise(module, calls, keep=islands, known=known)
-    elif placement.packed and available():
+    elif placement.packed:
         pack(module)
     if placement.compile != "none":
         compile_in_place(module, placement)

@@ -9,37 +9,16 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from loader import compile_rules, cost, kernel_rules, ladder, rules, tuned, wish_rules
+from loader import cost, ladder, rules, tuned, wish_rules
 from loader.codec import from_plain, to_plain
 from loader.decision import Decision, Failure, FailureKind, Limits, Param, Rejected, Situation
-from loader.host import Accelerator, Dtype, Host
-from loader.knowledge import EMPTY, Correction, Knowledge, Tuned, correction_key
-from loader.memory import Peaks, Precision, Shape, device_budget, gib, host_budget, peaks, weight_bytes
-from loader.spec import AdapterSpec, Component, Size, Variant
-from loader.wishes import CompileMode, ResidencyName, Wishes
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where and how one component runs. ``bytes`` are those of its weights as stored.
-
-    ``compile_blocks`` is the class name of the repeated blocks to compile, "" for the whole graph. ``packed`` weights
-    are laid out as the CPU's kernels read them when they are loaded, see ``loader.packing``.
-    """
-
-    name: str
-    device: str
-    storage_dtype: Dtype
-    compute_dtype: Dtype
-    residency: ResidencyName
-    memory_format: str
-    attention: str
-    compile: CompileMode
-    bytes: int
-    fuse: bool = False
-    keep_fp32: tuple[str, ...] = ()
-    compile_blocks: str = ""
-    packed: bool = False
+from loader.host import Accelerator, Host
+from loader.knowledge import EMPTY, Correction, Knowledge, correction_key
+from loader.memory import Peaks, Precision, Shape, device_budget, gib, host_budget, peaks
+from loader.placement import Placement as Placement
+from loader.placement import Running, choose_placement
+from loader.spec import AdapterSpec, Size, Variant
+from loader.wishes import ResidencyName, Wishes
 
 
 @dataclass(frozen=True)
@@ -261,62 +240,18 @@ def budgets(situation: Situation, device: str) -> dict[str, int]:
 def _place(
     situation: Situation, variant: Variant, candidate: Candidate
 ) -> tuple[tuple[Placement, ...], tuple[Decision, ...]]:
-    placements: list[Placement] = []
-    decisions: list[Decision] = []
-    for component in variant.components:
-        found = tuned.find(situation, variant.name, candidate.device, candidate.shape.size)
-        placement, notes = _place_component(situation, variant, component, candidate, found)
-        placements.append(placement)
-        decisions += notes
-    return tuple(placements), tuple(decisions)
-
-
-def _place_component(
-    situation: Situation, variant: Variant, component: Component, candidate: Candidate, found: Tuned | None
-) -> tuple[Placement, tuple[Decision, ...]]:
-    precision = candidate.precisions[component.name]
-    device = "cpu" if component.on_cpu else candidate.device
-    accelerator = situation.host.accelerator(device)
-    kernels = kernel_rules.choose_kernels(situation, component, accelerator, precision, found)
-    hooked = candidate.residency in ("blocks", "dropped") and accelerator is not None
-    calls = cost.calls(component, candidate.shape)
-    own = cost.component_seconds(
-        situation.host, accelerator, component, precision, candidate.shape, candidate.residency
-    )
-    packing = kernel_rules.choose_packing(situation, component, device, precision)
-    use = compile_rules.Use(
-        calls,
-        own / max(1, calls),
-        hooked,
-        variant.name,
-        packed=max(1.0, packing[0]) if packing else 1.0,
-        moved=candidate.residency == "offload" and accelerator is not None,
-    )
-    asked = tuned.with_compile(situation, found, component.name, precision.compute)
-    compile_mode, compile_notes = compile_rules.choose_compile(asked, component, device, precision, use)
-    if asked is not situation:
-        compile_notes = ()  # of a wish nobody made: the figures of what was tried say why
-    packed = packing is not None and compile_mode == "none"
-    packing_notes = (kernel_rules.packing_decision(component, *packing),) if packing and packed else ()
-    islands = tuple(island.path for island in component.keep_fp32) if precision.compute != "fp32" else ()
-    islands += tuple(m for m in situation.limits.fp32_modules.get(component.name, ()) if m not in islands)
-    placement = Placement(
-        name=component.name,
-        device=device,
-        storage_dtype=precision.storage,
-        compute_dtype=precision.compute,
-        residency="resident" if component.on_cpu else candidate.residency,
-        memory_format=kernels.layout,
-        attention=kernels.attention,
-        compile=compile_mode,
-        bytes=weight_bytes(component, precision.storage),
-        fuse=component.fuse,
-        keep_fp32=islands,
-        compile_blocks=component.repeated_block if component.compile == "blocks" else "",
-        packed=packed,
-    )
-    notes = (*kernels.decisions, *kernel_rules.fuse_decision(component), *packing_notes, *compile_notes)
-    return placement, notes
+    found = tuned.find(situation, variant.name, candidate.device, candidate.shape.size)
+    placed = [
+        choose_placement(
+            situation,
+            variant,
+            component,
+            Running(candidate.device, candidate.residency, candidate.precisions[component.name], candidate.shape),
+            found,
+        )
+        for component in variant.components
+    ]
+    return tuple(placement for placement, _ in placed), tuple(note for _, notes in placed for note in notes)
 
 
 def _memory_notes(situation: Situation, variant: Variant, chosen: Candidate) -> tuple[Decision, ...]:
@@ -530,6 +465,7 @@ def _facts(current: Plan) -> ladder.Current:
         dtypes={p.name: p.compute_dtype for p in current.components},
         keep_fp32={p.name: p.keep_fp32 for p in current.components},
         compiled=tuple(p.name for p in current.components if p.compile != "none"),
+        packed=tuple(p.name for p in current.components if p.packed),
     )
 
 

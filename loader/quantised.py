@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loader import ranges
-from loader.calibrating import LEVELS, SUMMED, LayerScales, Scale, calibrate
-from loader.packing import NOTHING, PACKED, Packed, PackedConvolution, pack, unpacked
+from loader.calibrating import LEVELS, LayerScales, Scale, calibrate
+from loader.packing import NOTHING, PACKED, SUMMED, Packed, PackedConvolution, activated, pack, unpacked
 
 _log = logging.getLogger(__name__)
 WEIGHT_LEVELS = 127
@@ -169,8 +168,7 @@ class QuantisedConvolution(Packed):
         if added is None:
             return cast(Tensor, call(*given, *shape, *result, name, numbers, algorithm))
         if name not in SUMMED:
-            plain = call(*given, *shape, *result, *NOTHING).add_(added)
-            return F.silu(plain, inplace=True) if name == "swish" else F.gelu(plain, approximate=algorithm)
+            return activated(call(*given, *shape, *result, *NOTHING).add_(added), self.fused)
         # The operator writes its result where the summand was, which others may still read.
         summand = added.clone(memory_format=torch.channels_last)
         step, zero = (scales.added.step, scales.added.zero) if scales.added is not None else (1.0, 0)

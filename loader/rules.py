@@ -281,7 +281,7 @@ def cpu_isa_name(cpu: Cpu) -> str:
 def _quarantined(situation: Situation, component: Component, dtype: Dtype) -> Decision | None:
     for entry in situation.knowledge.quarantine:
         same = entry.adapter == situation.spec.name and entry.component == component.name and entry.dtype == dtype
-        if same and entry.compile == "none":
+        if same and entry.compile == "none" and not entry.packed:
             return Decision("quarantined", component.name, dtype, "", {"reason": entry.reason, "torch": entry.torch})
     return None
 

@@ -116,12 +116,19 @@ class Bench:
         store: where failures and the winner are remembered.
         residency: whose memory it is.
         driver: runs samples; its own, so that what fails here limits no request.
+        cache: as ``loader.opened.open_plan``.
     """
 
     def __init__(
-        self, base: Plan, files: Mapping[str, Path], store: Store, residency: Residency, driver: Driver
+        self,
+        base: Plan,
+        files: Mapping[str, Path],
+        store: Store,
+        residency: Residency,
+        driver: Driver,
+        cache: Path | None = None,
     ) -> None:
-        self._base, self._files, self._store = base, files, store
+        self._base, self._files, self._store, self._cache = base, files, store, cache
         self._residency, self._driver = residency, driver
 
     def run(self, trials: Trials, cancel: Cancel) -> Generator[Step, None, Tuning]:
@@ -137,7 +144,9 @@ class Bench:
             entrants = []
             for index, (way, plan) in enumerate(ways):
                 yield Step("tuning_opening", index, len(ways), detail={"way": tuned.words_of(way)})
-                opened = stack.enter_context(closing(open_plan(plan, self._files, None, self._residency)))
+                opened = stack.enter_context(
+                    closing(open_plan(plan, self._files, None, self._residency, cache=self._cache))
+                )
                 entrants.append(_Entrant(way, opened, self._sample(opened)))
             yield from self._warmed(entrants, trials, cancel)
             quiet, rounds = yield from self._raced([e for e in entrants if not e.problem], trials, cancel)

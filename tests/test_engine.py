@@ -1,6 +1,7 @@
 """The engine on the detector's preview weights: runs, the ladder with provoked failures, Stop, one lane."""
 
 import gc
+import itertools
 import threading
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from adapters import adapter
 from adapters.damo_yolo.networks import build
 from adapters.damo_yolo.pipeline import DamoYolo, DetectRequest
 from kit.images import open_picture
+from loader import packing, quantised
 from loader import place as placing
 from loader.compiling import Desk
 from loader.decision import Failure
@@ -252,6 +254,73 @@ def test_a_compiler_that_fails_means_eager(tmp_path, expected):
     assert [entry.event for entry in (*first.trace, *second.trace)][-1] == "compile_failed"
     assert second.plan.component("detector").compile == "none"
     assert boxes(first) == boxes(second) == expected
+    engine.close()
+
+
+FP32 = replace(PREVIEW, dtype="fp32")
+NO_PRIMITIVE = RuntimeError("could not create a primitive descriptor for the convolution forward propagation primitive")
+
+
+def failing_from(call: int, operator: Any) -> Any:
+    """``operator``, raising what oneDNN raises from its ``call``-th call on."""
+    count = itertools.count(1)
+
+    def run(*args: Any) -> Any:
+        if next(count) >= call:
+            raise NO_PRIMITIVE
+        return operator(*args)
+
+    return run
+
+
+@pytest.mark.parametrize(("operator", "call"), [("_reorder_convolution_weight", 5), ("_convolution_pointwise", 20)])
+def test_a_packed_layer_that_fails_is_computed_as_it_was(tmp_path, monkeypatch, expected, operator, call):
+    engine = engine_on(host_with(), tmp_path)
+    failing = failing_from(call, getattr(torch.ops.mkldnn, operator))
+    monkeypatch.setattr(torch.ops.mkldnn, operator, failing)
+    first = result_of(engine, request(), FP32)
+    assert [entry.event for entry in first.trace] == ["packing_failed"]
+    assert first.trace[0].plan_change.startswith("detector packed → laid out in every call")
+    assert first.plan.component("detector").packed is False
+    assert boxes(first) == expected
+    second = result_of(engine, request(), FP32)
+    assert second.trace == ()
+    assert "packing_quarantined" in {d.rule for d in second.plan.decisions}
+    engine.close()
+    newer = engine_on(replace(engine.host, torch="another"), tmp_path)
+    assert newer.plan(SPEC, FP32).component("detector").packed, "another torch may do it"
+    newer.close()
+
+
+def test_a_torch_without_the_operators_says_so(tmp_path, monkeypatch, expected):
+    monkeypatch.setattr(packing, "available", lambda: False)
+    engine = engine_on(host_with(), tmp_path)
+    result = result_of(engine, request(), FP32)
+    assert [entry.event for entry in result.trace] == ["packing_failed"]
+    assert "has no operators for packed weights" in result.trace[0].why
+    assert boxes(result) == expected
+    engine.close()
+
+
+def test_what_fails_without_packing_too_is_not_held_against_it(tmp_path, monkeypatch):
+    engine = engine_on(host_with(), tmp_path)
+    for owner, name in ((torch.ops.mkldnn, "_convolution_pointwise"), (torch.nn.Conv2d, "_conv_forward")):
+        monkeypatch.setattr(owner, name, failing_from(1, getattr(owner, name)))
+    with pytest.raises(RuntimeError, match="primitive"):
+        result_of(engine, request(), FP32)
+    assert engine.store.load().quarantine == ()
+    engine.close()
+
+
+def test_bytes_that_fail_are_computed_in_fp32(tmp_path, monkeypatch, expected):
+    def broken() -> Any:
+        return failing_from(1, None)
+
+    monkeypatch.setattr(quantised, "_product", broken)
+    engine = engine_on(host_with(base="cpu-amx"), tmp_path)
+    result = result_of(engine, request(), replace(PREVIEW, dtype="int8"))
+    assert [entry.event for entry in result.trace] == ["not_implemented"]
+    assert boxes(result) == expected
     engine.close()
 
 

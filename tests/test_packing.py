@@ -1,6 +1,7 @@
 """Packed weights: the same results, the same bytes, whatever comes next; and plans that use them where they help."""
 
 import copy
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -140,7 +141,7 @@ def test_sizes_that_take_turns_are_not_laid_out_each_time(monkeypatch):
             for x in inputs:
                 module(x)
                 laid.append(id(conv.packed))
-        return sum(a != b for a, b in zip([before, *laid], laid, strict=False))
+        return sum(a != b for a, b in itertools.pairwise([before, *laid]))
 
     assert calls(small) == 1
     assert calls(large, small, large, small) == 0
@@ -168,11 +169,10 @@ def test_attention_of_torch_reads_weights_of_layers_that_were_packed():
     module = nn.ModuleList([attention, nn.Linear(16, 16)])
 
     def forward(layers: nn.ModuleList) -> torch.Tensor:
-        own = layers[0]
-        found, _ = F.multi_head_attention_forward(
-            x.transpose(0, 1), x.transpose(0, 1), x.transpose(0, 1), 16, 2, own.in_proj_weight, own.in_proj_bias,
-            None, None, False, 0.0, layers[1].weight, layers[1].bias,
-        )  # fmt: skip
+        own, out = layers
+        turned = x.transpose(0, 1)
+        weights = (own.in_proj_weight, own.in_proj_bias, None, None, False, 0.0, out.weight, out.bias)
+        found, _ = F.multi_head_attention_forward(turned, turned, turned, 16, 2, *weights)
         return found
 
     packed = copy.deepcopy(module)

@@ -22,7 +22,15 @@ from tests.plan_tables import FOLDER, table
 DETECTOR = adapter("damo_yolo")
 HOSTS = {name: load_host(name) for name in host_names()}
 ALL = [(spec, host) for host in HOSTS.values() for spec in ADAPTERS]
-KINDS = ("out_of_memory", "not_implemented", "not_finite", "compile_failed", "no_kernel_image", "drift")
+KINDS = (
+    "out_of_memory",
+    "not_implemented",
+    "not_finite",
+    "compile_failed",
+    "packing_failed",
+    "no_kernel_image",
+    "drift",
+)
 
 
 def rules(made: Plan) -> list[str]:
@@ -384,6 +392,28 @@ def test_compile_failure_means_eager():
     lower = relax(made, Failure("compile_failed", "detector"))
     assert lower.component("detector").compile == "none"
     assert not relax(lower, Failure("compile_failed", "detector")).fits
+
+
+def test_an_operator_missing_in_part_after_part_means_fp32_for_all():
+    made, taken = plan(DETECTOR, HOSTS["t4-16g"]), []
+    assert made.component("detector").compute_dtype == "fp16"
+    for index in range(9):
+        made = relax(made, Failure("not_implemented", "detector", f"backbone.block{index}"))
+        taken.append(made.component("detector").compute_dtype)
+        if taken[-1] == "fp32":
+            break
+    assert taken == ["fp16", "fp16", "fp16", "fp32"], "each costs loading it again"
+
+
+def test_packing_failure_means_layers_as_they_are():
+    made = plan(DETECTOR, HOSTS["cpu-amx"])
+    assert made.component("detector").packed
+    lower = relax(made, Failure("packing_failed", "detector", detail="no primitive"))
+    assert lower.component("detector") == replace(
+        made.component("detector"), packed=False, compile=lower.component("detector").compile
+    )
+    assert next(d for d in lower.decisions if d.rule == "packing_failed").params == {"detail": "no primitive"}
+    assert not relax(lower, Failure("packing_failed", "detector")).fits
 
 
 # --- properties ---------------------------------------------------------------------------------------------------

@@ -51,7 +51,6 @@ def run(engine: Engine, wishes: Wishes = INT8, checkpoint: Path | None = None) -
 def cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     # Processors without VNNI, which may run the tests too, overflow with weights of more steps.
     monkeypatch.setattr(quantised, "WEIGHT_LEVELS", 63)
-    monkeypatch.setenv("ANYHOST_CACHE", str(tmp_path / "cache"))
     engine = engine_on(host_with(base="cpu-amx"), tmp_path)
     yield engine
     engine.close()

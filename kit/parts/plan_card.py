@@ -296,7 +296,14 @@ def grouped(decisions: Sequence[Decision]) -> list[tuple[Decision, ...]]:
     return [tuple(group) for group in groups.values()]
 
 
-OTHER_TOPICS = {"channels_last": "layout", "packed": "weights", "fuse_then_cast": "layers", "keep_fp32": "parts"}
+OTHER_TOPICS = {
+    "channels_last": "layout",
+    "packed": "weights",
+    "packing_failed": "weights",
+    "packing_quarantined": "weights",
+    "fuse_then_cast": "layers",
+    "keep_fp32": "parts",
+}
 
 
 def _topic(rule: str) -> str:

@@ -116,8 +116,6 @@ PAGE: dict[str, tuple[str, str]] = {
     "bench.reference.both": ("both", "两者"),
     "bench.reference.there": ("RTX 4090, published", "RTX 4090，已发布"),
     "bench.reference.here": ("measured", "实测"),
-    "weights.packed": ("packed", "已排布"),
-    "weights.laid out in every call": ("laid out in every call", "每次调用时重新排布"),
     "bench.save": ("Save as {kind}", "保存为 {kind}"),
     "live.title": ("While serving", "服务情况"),
     "live.words": (
@@ -139,29 +137,4 @@ PAGE: dict[str, tuple[str, str]] = {
     "live.join": (", ", "，"),
     "live.times_chart": ("Seconds for one, of the last {count} runs", "最近 {count} 次运行的单个用时（秒）"),
     "live.memory_chart": ("Peak memory of the last {count} runs", "最近 {count} 次运行的内存峰值"),
-}
-STAGES: dict[str, tuple[str, str]] = {}
-RULES: dict[str, tuple[str, str]] = {
-    "contiguous": (
-        "convolutions were timed here: channels_last has {times} times the speed of contiguous ({evidence})",
-        "已在本机测量：channels_last 的卷积速度是连续布局的 {times} 倍（{evidence}）",
-    ),
-    "attention_blocks": (
-        "timed here: from {low} to {high} tokens, attention by blocks is at least {times} times as fast as the fused "
-        "product",
-        "已在本机测量：在 {low} 到 {high} 个词元之间，分块注意力至少比融合实现快 {times} 倍",
-    ),
-    "packed": (
-        "weights are laid out once, as this processor's kernels read them, and activations computed with them: about "
-        "{times} times as fast ({evidence})",
-        "权重只排布一次，按本处理器内核读取的顺序，并与激活函数一起计算：约为 {times} 倍速度（{evidence}）",
-    ),
-    "compile_moved": (
-        "it is on the device only for its stage and could be compiled only while a request waits, about {seconds} s",
-        "它只在所属阶段位于设备上，只能在请求等待时编译，约 {seconds} 秒",
-    ),
-    "compile_packed": (
-        "packed weights do what compiling does on a CPU, at once: compiled code takes about {times} times as long",
-        "在 CPU 上，预先排布的权重已达到编译的效果且立即生效：编译后的代码耗时约为其 {times} 倍",
-    ),
 }

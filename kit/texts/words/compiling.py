@@ -37,6 +37,14 @@ PAGE: dict[str, tuple[str, str]] = {
     "unit.s more in the calls to come": ("s more in the calls to come", "秒（今后调用多用的时间）"),
 }
 RULES: dict[str, tuple[str, str]] = {
+    "compile_moved": (
+        "it is on the device only for its stage and could be compiled only while a request waits, about {seconds} s",
+        "它只在所属阶段位于设备上，只能在请求等待时编译，约 {seconds} 秒",
+    ),
+    "compile_packed": (
+        "packed weights do what compiling does on a CPU, at once: compiled code takes about {times} times as long",
+        "在 CPU 上，预先排布的权重已达到编译的效果且立即生效：编译后的代码耗时约为其 {times} 倍",
+    ),
     "compile_pays_counted": (
         "about {planned} calls are to be expected, as many as came lately, and compiling (about {seconds} s, beside "
         "the requests) is repaid after {calls}",

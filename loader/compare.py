@@ -22,6 +22,7 @@ Aspect = Literal[
     "memory_format",
     "attention",
     "compile",
+    "packed",
     "peak_device",
     "peak_host",
     "seconds",
@@ -119,6 +120,9 @@ def _parts(here: Plan, there: Plan) -> Iterator[Difference]:
             was, now = str(getattr(before, what)), str(getattr(placed, what))
             if was != now:
                 yield Difference(what, placed.name, was, now)
+        # Only CPUs have the choice: beside a card the device says it.
+        if before.device == placed.device == "cpu" and before.packed != placed.packed:
+            yield Difference("packed", placed.name, before.packed, placed.packed)
 
 
 def _follows(placed: Placement, plan: Plan) -> bool:

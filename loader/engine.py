@@ -330,6 +330,7 @@ class Engine:
         journey.opened = opened
         # Only now: what both have in common stays in memory.
         if before is not None:
+            journey.trace.extend(before.last_news())
             before.close()
         opened.drift = yield from self._judge.settle(opened, journey, asked=job.check_drift)
         return opened, time.perf_counter() - started

@@ -147,6 +147,11 @@ class Opened:
         """Where compiling stands, by component; nothing of those that are not compiled."""
         return tuple(overlay.standing for overlay in list(self._overlays.values()))
 
+    def last_news(self) -> list[TraceEntry]:
+        """What was decided of compiling since the last run, for the one that takes this one's place."""
+        decided = (overlay for overlay in list(self._overlays.values()) if not overlay.standing.going_on)
+        return [entry for overlay in decided if (entry := overlay.news()) is not None]
+
     def news(self) -> list[TraceEntry]:
         """What the run that ends says of compiling."""
         told = (overlay.news() for overlay in list(self._overlays.values()))

@@ -212,6 +212,21 @@ def test_what_is_lost_is_taken_back_while_requests_are_served(tmp_path, kind):
     engine.close()
 
 
+def test_what_was_lost_between_two_requests_is_told_by_the_next(tmp_path):
+    """The next one is planned with packed weights and opened anew: what was known must not go with the old one."""
+    compiler = Compiler(0.5, wrong=0.01)
+    compiler.gate.clear()
+    engine = engine_with(compiler, tmp_path)
+    assert [entry.event for entry in run(engine).trace] == ["compile_background"]
+    compiler.gate.set()
+    assert engine.desk.background.wait(PATIENCE_S)
+    following = run(engine)
+    assert following.plan.component("net").packed
+    assert [entry.event for entry in following.trace] == ["compile_differs"]
+    assert run(engine).trace == ()
+    engine.close()
+
+
 def test_the_plan_says_how_much_slower_it_was(tmp_path):
     engine = engine_with(Compiler(1.1), tmp_path)
     until(engine, "reverted")
@@ -332,8 +347,16 @@ def test_closing_gives_up_what_is_being_compiled():
 def test_an_engine_closes_while_something_is_being_compiled(tmp_path):
     compiler = Compiler(0.5)
     engine = engine_with(compiler, tmp_path)
-    engine.desk._compile = lambda twin, placement: next(iter(lambda: time.sleep(0.01), 1))
+    begun = threading.Event()
+
+    def forever(twin: nn.Module, placement: Any) -> Any:
+        begun.set()
+        while True:
+            time.sleep(0.01)
+
+    engine.desk._compile = forever
     run(engine)
+    assert begun.wait(PATIENCE_S)
     assert engine.desk.background.busy
     engine.close()
     assert not engine.desk.background.busy

@@ -76,6 +76,13 @@ def test_every_property_of_every_component_is_looked_at():
     assert differences["savers", ""] == ("", "vae_tiling")
 
 
+def test_packed_weights_are_told_apart_between_processors_alone():
+    packs, packs_not, card = on("cpu-bf16"), on("arm-cpu"), on("gtx1060-6g")
+    assert found(packs, packs_not)["packed", "detector"] == (True, False)
+    assert ("packed", "detector") not in found(packs, card)
+    assert "Weights: packed → laid out in every call" in comparison_text(Comparison(packs, packs_not))
+
+
 def test_a_component_that_alone_changes_its_device_is_named():
     made = on("t4-16g", INSTANTID)
     first, *others = made.components

@@ -36,6 +36,7 @@ PART_NAMES = {
     "memory_format": "column.layout",
     "attention": "what_if.attention",
     "compile": "what_if.compile",
+    "packed": "column.weights",
 }
 
 
@@ -164,6 +165,8 @@ def _kind(what: Aspect) -> str:
 def _part(placed: Placement, kind: str, language: str) -> str:
     if kind == "dtype":
         return _dtype(placed.compute_dtype, placed.storage_dtype, language)
+    if kind == "packed":
+        return name_of("weights", "packed" if placed.packed else "laid out in every call", language)
     return name_of({"memory_format": "layout"}.get(kind, kind), str(getattr(placed, kind)), language)
 
 

@@ -129,8 +129,7 @@ class Overlay:
     def news(self) -> TraceEntry | None:
         """What a run that ends now says of it: what goes on is said each time, what is decided once."""
         now = self._latest
-        going_on = now.state in ("compiling", "trial")
-        if now.state == "eager" or (not going_on and now == self._told):
+        if now.state == "eager" or (not now.going_on and now == self._told):
             return None
         self._told = now
         return now.entry()

@@ -44,6 +44,11 @@ class Standing:
         """How many times as fast as eager, 0 before both were timed."""
         return self.eager_seconds / self.compiled_seconds if self.compiled_seconds > 0 else 0.0
 
+    @property
+    def going_on(self) -> bool:
+        """Whether nothing was decided yet of what was begun."""
+        return self.state in ("compiling", "trial")
+
     def entry(self) -> TraceEntry | None:
         """What a trace says of it; None while there is nothing to say."""
         event = REVERTED[self.cause] if self.state == "reverted" else EVENTS.get(self.state)

@@ -44,6 +44,7 @@ def planned() -> dict[str, object]:
     }
 
 
+@pytest.mark.alone  # beside other work nothing is timed, as it should be
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_measured_figures_choose_bf16_where_it_is_native_and_fp32_where_it_is_not(name):
     environ = ENVIRONMENTS[name]

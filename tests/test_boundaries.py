@@ -92,6 +92,19 @@ def test_every_pipeline_and_job_a_spec_names_exists():
             assert callable(job.write)
 
 
+def test_the_page_is_there_before_the_libraries_of_the_generators():
+    """They take five seconds to import, of the twelve until the first visitor is answered."""
+    code = (
+        "import sys, page.build\n"
+        "early = {'diffusers', 'transformers', 'peft', 'ray', 'onnxruntime'} & set(sys.modules)\n"
+        "assert not early, early"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_importing_a_module_does_no_work():
     """Importing everything in one fresh process starts no thread, opens no network and writes nothing."""
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in SOURCES]

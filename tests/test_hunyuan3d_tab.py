@@ -14,8 +14,7 @@ from adapters.hunyuan3d import job, view
 from adapters.hunyuan3d import tab as tabs
 from adapters.hunyuan3d.endpoint import Endpoint
 from adapters.hunyuan3d.mesh import Mesh
-from adapters.hunyuan3d.pipeline import Made
-from adapters.hunyuan3d.products import MeshRequest, Products
+from adapters.hunyuan3d.products import Made, MeshRequest, Products
 from adapters.hunyuan3d.saving import KINDS, glb_bytes, settings_of
 from adapters.hunyuan3d.spec import SPEC
 from adapters.hunyuan3d.tab import GO_ON, REDRAW, REFACE, REVIEW, MeshTab, _again, _kind_with

@@ -7,8 +7,7 @@ from typing import Any
 import gradio as gr
 
 from adapters.hunyuan3d.job import kinds as read_kinds
-from adapters.hunyuan3d.pipeline import Made
-from adapters.hunyuan3d.products import DRAW_STEPS, WRITTEN, MeshRequest, open_rgba
+from adapters.hunyuan3d.products import DRAW_STEPS, WRITTEN, Made, MeshRequest, open_rgba
 from adapters.hunyuan3d.saving import KINDS, figures_of, notes_of, save_all, settings_of
 from adapters.hunyuan3d.spec import SPEC
 from kit.parts.endpoint import Answer, ModelEndpoint, wishes_of

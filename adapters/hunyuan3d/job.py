@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters.hunyuan3d.pipeline import Made
-from adapters.hunyuan3d.products import DRAW_STEPS, WRITTEN, MeshRequest, open_rgba
+from adapters.hunyuan3d.products import DRAW_STEPS, WRITTEN, Made, MeshRequest, open_rgba
 from adapters.hunyuan3d.saving import KINDS, figures_of, notes_of, save_all
 from loader.errors import InputError
 from loader.outcome import Result

@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,7 +12,7 @@ from torch import nn
 from adapters.hunyuan3d import shaping, stages
 from adapters.hunyuan3d.loading import cut_by, load_component_of
 from adapters.hunyuan3d.painting import draw_picture
-from adapters.hunyuan3d.products import MeshRequest, Products
+from adapters.hunyuan3d.products import Made, MeshRequest, Products
 from loader.errors import InputError
 from loader.outcome import Kept, Step, Unit
 from loader.pipeline import Parts, Work
@@ -21,18 +21,6 @@ from loader.spec import Variant
 
 DRAWING = ("prompt_encoder", "prompt_encoder_t5", "painter", "painter_vae")
 VIEWS = ("vision_encoder", "text_encoder", "vision_encoder_2", "vae", "view_unet")
-
-
-class Made(NamedTuple):
-    """A run's outcome: what was asked, what the stages made, what was done differently.
-
-    Attributes:
-        notes: ids of words: "coarse_grid" where memory forced a coarser grid than asked for.
-    """
-
-    request: MeshRequest
-    products: Products
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

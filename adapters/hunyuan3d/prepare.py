@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPImageProcessorPil
 
 from loader.errors import InputError
 
@@ -127,6 +126,9 @@ def vae_pixels(image: Image.Image, edge: int, deviation: float) -> Tensor:
         edge: 640 for "lite", 512 for "std".
         deviation: 0.8 for "lite", 0.5 for "std".
     """  # noqa: E501
+    # Imported at use, as below: the page needs other parts of this file, and transformers takes three seconds.
+    from transformers import CLIPImageProcessorPil
+
     processor = CLIPImageProcessorPil(
         size={"shortest_edge": edge},
         crop_size={"height": edge, "width": edge},
@@ -139,6 +141,8 @@ def vae_pixels(image: Image.Image, edge: int, deviation: float) -> Tensor:
 
 def clip_pixels(image: Image.Image) -> Tensor:
     """Input of the CLIP image encoders: ``[1, 3, 224, 224]``, bicubic, CLIP's own mean and deviation."""
+    from transformers import CLIPImageProcessorPil
+
     return CLIPImageProcessorPil()(images=image, return_tensors="pt").pixel_values
 
 

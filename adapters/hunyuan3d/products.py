@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -184,3 +184,15 @@ def has_alpha(image: Image.Image) -> bool:
         return False
     extremes: Sequence[float] = image.getchannel("A").getextrema()  # type: ignore[assignment]
     return extremes[0] < 255
+
+
+class Made(NamedTuple):
+    """A run's outcome: what was asked, what the stages made, what was done differently.
+
+    Attributes:
+        notes: ids of words: "coarse_grid" where memory forced a coarser grid than asked for.
+    """
+
+    request: MeshRequest
+    products: Products
+    notes: tuple[str, ...] = ()

@@ -15,8 +15,7 @@ from PIL import Image
 
 from adapters.hunyuan3d import turntable
 from adapters.hunyuan3d.mesh import OBJ_AXES, Floats, Mesh
-from adapters.hunyuan3d.pipeline import Made
-from adapters.hunyuan3d.products import MeshRequest, Products
+from adapters.hunyuan3d.products import Made, MeshRequest, Products
 from adapters.hunyuan3d.texture import MATERIAL, atlas_obj, textured
 from adapters.hunyuan3d.turntable import Skin, Turntable
 from kit import ai_label

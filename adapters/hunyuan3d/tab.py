@@ -9,13 +9,13 @@ import gradio as gr
 
 from adapters.hunyuan3d import view
 from adapters.hunyuan3d.endpoint import Endpoint
-from adapters.hunyuan3d.pipeline import Made
 from adapters.hunyuan3d.products import (
     DRAW_STEPS,
     LEAST_FACES,
     MOST_FACES,
     MOST_WORDS,
     STAGES,
+    Made,
     MeshRequest,
     Products,
     Stage,

@@ -7,9 +7,8 @@ from pathlib import Path
 from PIL import Image
 
 from adapters.hunyuan3d.cameras import AZIMUTHS_DEG
-from adapters.hunyuan3d.pipeline import Made
 from adapters.hunyuan3d.prepare import on_white
-from adapters.hunyuan3d.products import STAGES, MeshRequest, Products, Stage
+from adapters.hunyuan3d.products import STAGES, Made, MeshRequest, Products, Stage
 from adapters.hunyuan3d.saving import figures_of, glb_bytes, notes_of, settings_of
 from adapters.hunyuan3d.spec import SPEC
 from kit.exports import write_bytes

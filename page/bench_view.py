@@ -132,24 +132,38 @@ def _headline(rows: Sequence[Row], language: str) -> str:
 
 
 def _charts(rows: Sequence[Row], title: str, language: str) -> str:
-    several = len({row.batch for row in rows}) > 1
+    """Charts of the smallest batch, and those of each larger one folded away: all of them were twelve screens."""
+    batches = list(dict.fromkeys(row.batch for row in rows))
+    first, *others = (
+        _charts_of([row for row in rows if row.batch == batch], title, batch if len(batches) > 1 else 0, language)
+        for batch in batches
+    )
+    folded = "".join(
+        element(
+            "details", element("summary", text(label("bench.batch", language, count=batch))), charts, classes="ah-why"
+        )
+        for batch, charts in zip(batches[1:], others, strict=True)
+        if charts
+    )
+    drawn = first + folded
+    return drawn + para("ah-dim ah-small", label("bench.chart.key", language)) if drawn else ""
 
-    def group(row: Row) -> str:
-        return label("bench.batch", language, count=row.batch) if several else ""
+
+def _charts_of(rows: Sequence[Row], title: str, batch: int, language: str) -> str:
+    """Time, throughput and memory of rows of one batch, which is named where it is not 0."""
 
     def name(row: Row) -> str:
         return config_words(row.config, language)
 
+    at_once = label("bench.batch", language, count=batch) if batch else ""
     drawn: list[str] = []
     for key, draw in (("time", time_bars), ("rate", rate_bars), ("memory", memory_bars)):
-        bars: list[Bar] = draw(rows, name, group)
+        bars: list[Bar] = draw(rows, name, lambda _: "")
         if bars:
-            what = label(f"bench.chart.{key}", language)
+            what = ", ".join(words for words in (label(f"bench.chart.{key}", language), at_once) if words)
             figure = element("figcaption", text(what)) + svg(bars, f"{title}: {what}")
             drawn.append(element("figure", figure))
-    if not drawn:
-        return ""
-    return div("ah-charts", *drawn) + para("ah-dim ah-small", label("bench.chart.key", language))
+    return div("ah-charts", *drawn) if drawn else ""
 
 
 def _table(rows: Sequence[Row], title: str, language: str) -> str:

@@ -18,7 +18,7 @@ import pytest
 
 from bench import lines as bench_lines
 from bench import session
-from bench.rows import Asked, Machine, Milliseconds, Progress, Report, Row, report_to_json
+from bench.rows import Asked, Machine, Milliseconds, Progress, Report, Row, report_file, report_to_json
 from bench.session import Benches, Snapshot, words_of
 from commands.bench import _asked, add
 from kit.parts.context import PageContext
@@ -32,7 +32,7 @@ from loader.live import KEPT, Live
 from loader.outcome import Result, Step, TraceEntry
 from page import bench_view as view
 from page.bench import BenchTab, Seen, benches_of
-from tests.machines import engine_on, host_with
+from tests.machines import ROOT, engine_on, host_with
 
 MIB = 2**20
 ASKED = Asked("damo_yolo", "preview", (1,), 5, compiled=False, size=(96, 96), peaks=False, limits=False)
@@ -354,6 +354,19 @@ def test_the_tab_asks_for_figures_only_while_it_is_looked_at(engine, tmp_path):
     part = Tab(engine, None, tmp_path).part
     assert part._away(SimpleNamespace(value="Weights")).active is False
     assert part._away(SimpleNamespace(value=label("bench.tab"))) == gr.skip()
+
+
+def test_larger_batches_are_folded_away():
+    kept = report_file(ROOT / "assets" / "benchmarks" / "damo_yolo.json")
+    batches = sorted({row.batch for row in kept.rows})
+    shown = view.results(kept, "en")
+    opened, *folded = shown.split("<details")
+    assert batches == [1, 2, 4, 8, 16]
+    assert [part.count("<svg") for part in (opened, *folded)] == [3] * len(batches)
+    for batch, part in zip(batches[1:], folded, strict=True):
+        assert f"<summary>{batch} at once</summary>" in part
+    one = replace(kept, rows=tuple(row for row in kept.rows if row.batch == 1))
+    assert "<details" not in view.results(one, "en")
 
 
 def test_published_figures_stand_beside_the_rows_that_are_alike():

@@ -10,6 +10,8 @@ run: $(VENV)/.run
 
 # Two workers with one thread each: two with two each would wait for one another. Each file of browser tests has a server
 # and a browser of its own. What is timed runs alone.
+# Compiled files are kept also where the environment forbids it: dozens of processes import the same.
+test: export PYTHONDONTWRITEBYTECODE =
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not alone and not browser"
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "browser and not alone"

@@ -13,7 +13,7 @@ from adapters import adapter
 from adapters.damo_yolo.networks import VARIANTS, build
 from adapters.damo_yolo.networks.layers import EntryConv2d
 from loader.host import OpTime, load_host
-from loader.packing import NOTHING, PackedConvolution, PackedLinear, available, pack
+from loader.packing import NOTHING, Packed, PackedConvolution, PackedLinear, available, pack
 from loader.place import place
 from loader.plan import plan
 from loader.residency.tensors import Slots
@@ -91,12 +91,16 @@ def test_what_the_operators_do_not_know_stays_a_step_of_its_own(module):
     assert type(changed.act) is type(module.act)
 
 
-def test_a_weight_two_layers_share_is_left_to_both():
-    first, second = nn.Linear(8, 8), nn.Linear(8, 8)
+@pytest.mark.parametrize(
+    ("layer", "shape"), [(lambda: nn.Linear(8, 8), (4, 8)), (lambda: nn.Conv2d(8, 8, 3, padding=1), (1, 8, 6, 6))]
+)
+def test_a_weight_two_layers_share_is_left_to_both(layer, shape):
+    first, second = layer(), layer()
     second.weight = first.weight
-    plain, packed, module = both(nn.Sequential(first, second), torch.randn(4, 8))
+    plain, packed, module = both(nn.Sequential(first, second), torch.randn(shape))
     assert torch.equal(packed, plain)
-    assert not module[0].weight.is_mkldnn
+    assert not any(isinstance(one, Packed) for one in module)
+    assert module[0].weight is module[1].weight, "packed apart they would be held twice"
 
 
 def test_a_layer_that_computes_in_its_own_way_is_left_as_it_is():
@@ -107,6 +111,19 @@ def test_a_layer_that_computes_in_its_own_way_is_left_as_it_is():
     plain, packed, module = both(nn.Sequential(Doubled(3, 4, 3)), torch.randn(1, 3, 9, 9))
     assert torch.equal(packed, plain)
     assert type(module[0]) is Doubled
+
+
+def test_what_reads_its_weights_itself_is_left_as_it_is():
+    class ReadsItself(nn.Module):
+        packs = False
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(8, 8), nn.Conv2d(8, 8, 1))
+
+    module = nn.ModuleList([ReadsItself(), nn.Linear(8, 8)])
+    assert pack(module) == 1
+    assert [isinstance(one, Packed) for one in (*module[0].inner, module[1])] == [False, False, True]
 
 
 def test_a_subclass_keeps_what_it_does_before():

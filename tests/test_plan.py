@@ -416,6 +416,14 @@ def test_packing_failure_means_layers_as_they_are():
     assert not relax(lower, Failure("packing_failed", "detector")).fits
 
 
+def test_packing_that_failed_here_leaves_the_precision():
+    entry = Quarantine(
+        "damo_yolo", "T", "detector", "bf16", "none", "2.13.0", "cpu", "packing failed: no primitive", packed=True
+    )
+    placed = plan(DETECTOR, HOSTS["cpu-amx"], Wishes(), Knowledge(quarantine=(entry,))).component("detector")
+    assert (placed.compute_dtype, placed.packed) == ("bf16", False)
+
+
 # --- properties ---------------------------------------------------------------------------------------------------
 
 hosts = st.sampled_from(sorted(HOSTS)).map(HOSTS.get)

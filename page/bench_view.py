@@ -133,7 +133,7 @@ def _headline(rows: Sequence[Row], language: str) -> str:
 
 def _charts(rows: Sequence[Row], title: str, language: str) -> str:
     """Charts of the smallest batch, and those of each larger one folded away: all of them were twelve screens."""
-    batches = list(dict.fromkeys(row.batch for row in rows))
+    batches = sorted({row.batch for row in rows})
     first, *others = (
         _charts_of([row for row in rows if row.batch == batch], title, batch if len(batches) > 1 else 0, language)
         for batch in batches
